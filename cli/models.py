@@ -1,0 +1,156 @@
+"""`predict`, `measure` and `evaluate`: milliseconds of model files."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import DEFAULT_TARGET, Db, Files, Json, Server, TargetOption, existing, latency_client, open_database
+from .output import milliseconds, note, out, percent, print_json, print_table, progress_bar
+
+SHOWN_KERNELS = 15
+
+
+def predict(
+    file: Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)],
+    target: TargetOption = DEFAULT_TARGET,
+    db: Db = None,
+    server: Server = None,
+    json: Json = False,
+) -> None:
+    """Predict the latency of an ONNX file on a target, kernel by kernel."""
+    with open_database(db) as database, latency_client(database, server) as client:
+        prediction = client.predict(existing(file), target)
+    if json:
+        print_json(
+            {
+                "target": prediction.target,
+                "predictor": prediction.predictor,
+                "latency_ms": prediction.latency_ms,
+                "interval_ms": list(prediction.interval_ms),
+                "uncovered": prediction.uncovered,
+                "kernels": [asdict(kernel) for kernel in prediction.kernels],
+                "notes": list(prediction.notes),
+            }
+        )
+        return
+    low, high = map(milliseconds, prediction.interval_ms)
+    out.print(f"{milliseconds(prediction.latency_ms)} ms (90 % interval {low} to {high} ms) on {prediction.target}")
+    for text in prediction.notes:
+        note(text)
+    if prediction.uncovered:
+        note(f"{percent(prediction.uncovered)} of this comes from kernels that were never measured here.")
+    rows = [
+        (
+            kernel.kind + ("" if kernel.covered else " *"),
+            kernel.config,
+            str(kernel.count),
+            milliseconds(kernel.latency_ms * kernel.count),
+            percent(kernel.latency_ms * kernel.count / prediction.latency_ms),
+        )
+        for kernel in prediction.kernels[:SHOWN_KERNELS]
+    ]
+    print_table(("kernel", "shapes", "count", "ms", "share"), rows, left=(0, 1))
+    if len(prediction.kernels) > SHOWN_KERNELS:
+        note(f"and {len(prediction.kernels) - SHOWN_KERNELS} more kinds of kernel; --json lists all")
+
+
+def measure(files: Files, target: TargetOption = DEFAULT_TARGET, db: Db = None, json: Json = False) -> None:
+    """Measure ONNX files on a target of this machine."""
+    from ..predictors.evaluation import measure_models
+    from ..predictors.targets import local_target
+
+    with open_database(db) as database, progress_bar(quiet=json) as on_progress:
+        measured = measure_models(
+            database,
+            local_target(database, target),
+            [existing(file) for file in files],
+            on_progress=lambda done, total: on_progress("measuring", done, total),
+        )
+        name = local_target(database, target).name
+    if json:
+        models = [
+            {
+                "path": m.path,
+                "measured_ms": m.latency_ms,
+                "visits": m.visits,
+                "disturbed": m.disturbed,
+                "notes": list(m.notes),
+            }
+            for m in measured
+        ]
+        print_json({"target": name, "models": models})
+        return
+    rows = [(m.path, milliseconds(m.latency_ms), "disturbed" if m.disturbed else "") for m in measured]
+    print_table(("file", "ms", ""), rows, title=name, left=(0, 2))
+    for text in sorted({text for m in measured for text in m.notes}):
+        note(text)
+
+
+def evaluate(
+    files: Files, target: TargetOption = DEFAULT_TARGET, db: Db = None, server: Server = None, json: Json = False
+) -> None:
+    """Predict files, measure them, and say how right the predictions were."""
+    from ..predictors.evaluation import EvaluatedModel, measure_models, summary
+    from ..predictors.targets import local_target
+
+    paths = [existing(file) for file in files]
+    with open_database(db) as database, progress_bar(quiet=json) as on_progress:
+        local = local_target(database, target)
+        with latency_client(database, server) as client:
+            predictions = []
+            for i, path in enumerate(paths):
+                on_progress("predicting", i, len(paths))
+                predictions.append(client.predict(path, local.name))
+        measured = measure_models(
+            database, local, paths, on_progress=lambda done, total: on_progress("measuring", done, total)
+        )
+    models = [
+        EvaluatedModel(
+            m.path, p.latency_ms, p.interval_ms, m.latency_ms, p.uncovered, m.disturbed, tuple({*m.notes, *p.notes})
+        )
+        for p, m in zip(predictions, measured, strict=True)
+    ]
+    figures = summary(models)
+    if json:
+        print_json(
+            {
+                "target": local.name,
+                "models": [
+                    {
+                        "path": m.path,
+                        "predicted_ms": m.predicted_ms,
+                        "interval_ms": list(m.interval_ms),
+                        "measured_ms": m.measured_ms,
+                        "error": m.error,
+                        "uncovered": m.uncovered,
+                        "disturbed": m.disturbed,
+                        "notes": list(m.notes),
+                    }
+                    for m in models
+                ],
+                **figures,
+            }
+        )
+        return
+    rows = [
+        (
+            m.path,
+            milliseconds(m.predicted_ms),
+            f"{milliseconds(m.interval_ms[0])}-{milliseconds(m.interval_ms[1])}",
+            milliseconds(m.measured_ms),
+            f"{100 * m.error:+.1f} %",
+            "disturbed" if m.disturbed else "",
+        )
+        for m in models
+    ]
+    print_table(("file", "predicted", "interval", "measured", "error", ""), rows, title=local.name, left=(0, 5))
+    out.print(
+        f"MAPE {percent(figures['mape'])}, within 5 %: {percent(figures['within_5'])}, "
+        f"within 10 %: {percent(figures['within_10'])}, interval coverage {percent(figures['coverage'])}"
+    )
+    for text in sorted({text for m in models for text in m.notes}):
+        note(text)

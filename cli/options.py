@@ -1,0 +1,114 @@
+"""Options that several commands share, and what they open."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from .. import config
+from ..errors import InvalidInput, MissingExtra
+
+if TYPE_CHECKING:
+    from ..client import LatencyClient
+    from ..db.engine import Database
+
+Db = Annotated[
+    str | None,
+    typer.Option("--db", help="Database file or SQLAlchemy URL. [env: MILLISEEK_DB]", show_default=False),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        help="host:port of a running latency service; without it one is started. [env: MILLISEEK_SERVER]",
+        show_default=False,
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+TargetOption = Annotated[
+    str, typer.Option("--target", "-t", help="Target, such as local/onnxruntime/int8 or .../4t for 4 threads.")
+]
+Data = Annotated[str, typer.Option("--data", help="Pictures: digits, or imagefolder:PATH.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of all random choices.")]
+Files = Annotated[list[Path], typer.Argument(help="ONNX files.", show_default=False)]
+
+DEFAULT_TARGET = "local/onnxruntime/int8"
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+COMPILE_TIMEOUT_S = 1800.0
+"""Seconds that compiling a whole hyperspace may take on a slow board."""
+
+
+def seconds(duration: str) -> float:
+    """`90s`, `5m` or `1.5h` in seconds; raises a usage error."""
+    match = _DURATION.fullmatch(duration)
+    if match is None or float(match[1]) <= 0:
+        raise typer.BadParameter(f"'{duration}' is not a duration; write 90s, 5m or 1h.")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def milliseconds_list(text: str) -> tuple[float, ...]:
+    """`0.3,0.5` as positive numbers; raises a usage error."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) <= 0:
+        raise typer.BadParameter(f"'{text}' is not a list of milliseconds; write 0.3,0.5,0.8.")
+    return values
+
+
+@contextmanager
+def open_database(option: str | None) -> Iterator[Database]:
+    """The database that `--db` or MILLISEEK_DB names."""
+    with extras("server"):
+        from ..db.engine import Database
+    database = Database.open(config.database_url(option))
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@contextmanager
+def latency_client(database: Database, server: str | None) -> Iterator[LatencyClient]:
+    """A client of the service at `--server` or MILLISEEK_SERVER, else of one started here on a loopback port."""
+    from ..client import LatencyClient
+
+    address = config.server_address(server)
+    if address is not None:
+        with LatencyClient(address, timeout_s=COMPILE_TIMEOUT_S) as client:
+            yield client
+        return
+    from ..predictors.service import LatencyService
+    from ..rpc.server import InProcessServer
+
+    with (
+        LatencyService(database) as service,
+        InProcessServer(service) as started,
+        LatencyClient(started.address, timeout_s=COMPILE_TIMEOUT_S) as client,
+    ):
+        yield client
+
+
+@contextmanager
+def extras(name: str) -> Iterator[None]:
+    """Turns the ImportError of an optional package into the sentence that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.startswith("milliseek"):
+            raise
+        raise MissingExtra(error.name.partition(".")[0], name) from error
+
+
+def existing(path: Path) -> Path:
+    """A file that a user named; raises InvalidInput where there is none."""
+    if not path.is_file():
+        raise InvalidInput(f"There is no file '{path}'.", "Check the path.")
+    return path

@@ -1,0 +1,61 @@
+"""`profile`: from nothing to a predictor of one target."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from .options import Db, Json, Seed, open_database, seconds
+from .output import out, percent, print_json, progress_bar
+
+
+def profile(
+    target: Annotated[str, typer.Argument(help="Target, such as local/onnxruntime/int8.", show_default=False)],
+    budget: Annotated[str, typer.Option("--budget", help="Time to spend: 90s, 5m, 1h.")] = "5m",
+    hyperspace: Annotated[
+        list[str] | None,
+        typer.Option("--hyperspace", help="Hyperspaces whose kernels to measure; default all.", show_default=False),
+    ] = None,
+    seed: Seed = 0,
+    db: Db = None,
+    json: Json = False,
+) -> None:
+    """Measure kernels and networks on a target and fit its latency predictor.
+
+    Run it again to add to what was measured before: every run makes a new version of the predictor.
+    """
+    from ..predictors.profiling import profile as run_profile
+    from ..predictors.targets import local_target
+    from ..spaces.hyperspace import HYPERSPACES, hyperspace_named
+
+    hyperspaces = [hyperspace_named(name) for name in hyperspace or HYPERSPACES]
+    budget_s = seconds(budget)
+    with open_database(db) as database, progress_bar(quiet=json) as on_progress:
+        result = run_profile(
+            database, local_target(database, target), hyperspaces, budget_s, seed=seed, on_progress=on_progress
+        )
+    if json:
+        print_json(
+            {
+                "target": result.target,
+                "predictor": result.predictor,
+                "kernels": result.kernels,
+                "networks": result.networks,
+                "seconds": result.seconds,
+                "held_out": result.held_out,
+            }
+        )
+        return
+    held_out = result.held_out
+    out.print(f"{result.predictor}: {result.kernels} kernels and {result.networks} networks, {result.seconds:.0f} s")
+    if held_out["kernels"]:
+        out.print(
+            f"{held_out['kernels']} kernels never trained on: {percent(held_out['within_5'])} within 5 %, "
+            f"{percent(held_out['within_10'])} within 10 %"
+        )
+    networks = held_out["networks"]
+    out.print(
+        f"whole networks, leave one out: {percent(networks['within_5'])} within 5 %, "
+        f"{percent(networks['within_10'])} within 10 %, MAPE {percent(networks['mape'])}"
+    )

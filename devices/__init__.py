@@ -1,0 +1,1 @@
+"""Devices: targets, facts about the machine, runtimes, and the gated measuring protocol."""

@@ -1,0 +1,1 @@
+"""Kernels: reading model files, splitting them, kernel identity and cost, one-kernel models."""

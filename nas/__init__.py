@@ -1,0 +1,1 @@
+"""The search controller: quality tables, score, evolution, supernet training, subnet search, export."""

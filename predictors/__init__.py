@@ -1,0 +1,1 @@
+"""From kernels to milliseconds: profiling, predictors, latency tables, evaluation."""

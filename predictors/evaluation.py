@@ -1,0 +1,106 @@
+"""Predicted against measured: the honest test of a predictor on files it has never seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ..db.engine import Database
+from ..devices.local import LocalDevice
+from ..errors import InvalidInput, MeasurementError
+from .accuracy import accuracy, coverage
+from .measuring import Measurer
+from .networks import PreparedModel, prepare
+from .targets import LocalTarget
+
+VISITS = 3
+MORE_VISITS = 6
+"""A network of which every visit was disturbed gets up to so many more."""
+
+
+@dataclass(frozen=True)
+class MeasuredModel:
+    """A file measured on a target: the lowest of its undisturbed visits.
+
+    `disturbed` is True where no visit was quiet: the lowest of all is then given, and is worth less.
+    """
+
+    path: str
+    latency_ms: float
+    visits: int
+    disturbed: bool
+    notes: tuple[str, ...]
+
+
+def read_model(path: Path) -> bytes:
+    """Bytes of a file; raises InvalidInput where it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
+
+
+def measure_models(
+    database: Database,
+    target: LocalTarget,
+    paths: Sequence[Path],
+    *,
+    visits: int = VISITS,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> list[MeasuredModel]:
+    """Measure files in rounds, so that the visits of one file lie apart in time; every visit is stored."""
+    prepared = [prepare(read_model(path), target, path.name) for path in paths]
+    with LocalDevice(target.target) as device:
+        measurer = Measurer(database, target, device)
+        good: list[list[float]] = [[] for _ in paths]
+        seen: list[list[float]] = [[] for _ in paths]
+
+        def visit(i: int, model: PreparedModel) -> None:
+            result = measurer.measure_network(model, paths[i].name)
+            assert result.latency_ms is not None
+            seen[i].append(result.latency_ms)
+            if not result.disturbed:
+                good[i].append(result.latency_ms)
+
+        for round_ in range(visits + MORE_VISITS):
+            for i, model in enumerate(prepared):
+                if round_ < visits or not good[i]:
+                    visit(i, model)
+                    on_progress(round_ * len(paths) + i + 1, visits * len(paths))
+            if round_ >= visits - 1 and all(good):
+                break
+    return [
+        MeasuredModel(str(path), min(good[i] or seen[i]), len(seen[i]), not good[i], prepared[i].notes)
+        for i, path in enumerate(paths)
+    ]
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """Prediction and measurement of one file; `error` = (predicted - measured) / measured."""
+
+    path: str
+    predicted_ms: float
+    interval_ms: tuple[float, float]
+    measured_ms: float
+    uncovered: float
+    disturbed: bool
+    notes: tuple[str, ...]
+
+    @property
+    def error(self) -> float:
+        """Signed relative error, a fraction."""
+        return self.predicted_ms / self.measured_ms - 1
+
+
+def summary(models: Sequence[EvaluatedModel]) -> dict[str, float]:
+    """`mape`, `within_5`, `within_10`, `rmspe` and interval `coverage` over files, fractions."""
+    if not models:
+        raise MeasurementError("There is nothing to evaluate.", "Name at least one model file.")
+    predicted = np.array([model.predicted_ms for model in models])
+    measured = np.array([model.measured_ms for model in models])
+    covered = coverage([model.interval_ms for model in models], [model.measured_ms for model in models])
+    return {**accuracy(predicted, measured), "coverage": covered}

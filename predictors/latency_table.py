@@ -1,0 +1,81 @@
+"""Compiling a space for a target: every unique block predicted once, so that a subnet is a gather and a sum."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+
+from ..db.artefacts import save_artefact
+from ..db.engine import Database
+from ..db.predictors import add_latency_table, find_latency_table
+from ..results import LatencyTable
+from ..spaces.codes import block_keys, block_layers
+from ..spaces.hyperspace import HYPERSPACES, Hyperspace, hyperspace_named
+from ..spaces.space import Space
+from .layer_kernels import layer_kernels
+from .targets import local_target
+from .versions import PredictorVersion
+
+
+def named_space(name: str) -> tuple[Hyperspace, Space | None]:
+    """A hyperspace (`small32`) or one of its spaces (`small32-5125-0312`); raises NotFound or InvalidInput."""
+    if name in HYPERSPACES or "-" not in name:
+        return hyperspace_named(name), None
+    space = Space.decode(name)
+    return space.hyperspace, space
+
+
+def latency_table(
+    database: Database,
+    version: PredictorVersion,
+    space_name: str,
+    on_progress: Callable[[int, int], None] = lambda *_: None,
+) -> LatencyTable:
+    """The table of a space or hyperspace for this predictor; compiled the first time, stored from then on.
+
+    A block's latency is the sum of its layers' kernels, corrected as in a network: the correction is linear, so
+    block latencies add up to the network's.
+    """
+    hyperspace, space = named_space(space_name)
+    keys = block_keys(hyperspace, space)
+    columns = np.array(keys, np.int32)
+    # Everything but the functions of the block types, whose addresses differ from run to run.
+    shape = repr((replace(hyperspace, blocks=()), [block.name for block in hyperspace.blocks]))
+    fingerprint = hashlib.sha256(shape.encode() + columns.tobytes()).hexdigest()
+    with database.session(read_only=True) as session:
+        stored = find_latency_table(session, version.row_id, space_name, fingerprint)
+    if stored is not None:
+        with np.load(io.BytesIO(database.artefacts.read(stored.artefact_sha256)), allow_pickle=False) as archive:
+            return _table(space_name, version, columns, archive["latency_ms"])
+    predictor = version.predictor
+    target = local_target(database, predictor.target)
+    blocks = [[layer.workload for layer in block_layers(hyperspace, key)] for key in keys]
+    kernels = layer_kernels(
+        target, {layer for block in blocks for layer in block}, database.artefacts.root.parent / "cache", on_progress
+    )
+    unique = list({kernel: None for found in kernels.values() for kernel in found})
+    kernel_ms = dict(zip(unique, predictor.kernels_ms(unique), strict=True))
+    layer_ms = {layer: sum(kernel_ms[kernel] for kernel in found) for layer, found in kernels.items()}
+    latency_ms = np.array([sum(layer_ms[layer] for layer in block) for block in blocks])
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, latency_ms=latency_ms)
+    with database.session() as session:
+        sha256 = save_artefact(session, database.artefacts, buffer.getvalue(), "latency table")
+        add_latency_table(session, version.row_id, space_name, fingerprint, artefact_sha256=sha256, constant_ms=0.0)
+    return _table(space_name, version, columns, latency_ms)
+
+
+def _table(space_name: str, version: PredictorVersion, keys: np.ndarray, latency_ms: np.ndarray) -> LatencyTable:
+    return LatencyTable(
+        space=space_name,
+        target=version.predictor.target,
+        predictor=version.name,
+        keys=keys,
+        latency_ms=latency_ms,
+        constant_ms=0.0,
+        interval=version.predictor.correction.interval,
+    )

@@ -1,0 +1,115 @@
+"""Measuring and keeping: every visit becomes a row, good or disturbed."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+
+from ..db.engine import Database
+from ..db.measurements import NewMeasurement, add_measurements, get_or_create_kernels
+from ..devices.local import LocalDevice
+from ..devices.protocol import Visit
+from ..errors import MeasurementError
+from ..kernels.kernel import Kernel
+from ..kernels.onnx_builder import one_kernel_model
+from .networks import PreparedModel, store_network
+from .targets import LocalTarget
+
+BATCH = 64
+"""Kernel visits written in one transaction: what a crash can cost at most."""
+
+
+class Measurer:
+    """One sitting on a local target: measures kernels and networks and stores every visit.
+
+    A kernel that the runtime refuses is remembered in `failures` and skipped from then on.
+    """
+
+    def __init__(self, database: Database, target: LocalTarget, device: LocalDevice) -> None:
+        self.database = database
+        self.target = target
+        self.device = device
+        self.sitting = str(uuid.uuid4())
+        self.failures: dict[str, str] = {}
+        self._ids: dict[str, int] = {}
+
+    def measure_kernels(
+        self,
+        kernels: Iterable[Kernel],
+        goes_on: Callable[[], bool] = lambda: True,
+        on_visit: Callable[[int], None] = lambda _: None,
+    ) -> int:
+        """One visit for each kernel, until `goes_on` says no; returns the number of visits stored."""
+        done = 0
+        rows: list[tuple[Kernel, Visit, datetime]] = []
+        try:
+            for kernel in kernels:
+                if kernel.hash in self.failures:
+                    continue
+                if not goes_on():
+                    break
+                visit = self.device.measure(one_kernel_model(kernel), optimise=False)[0]
+                if visit.error is not None:
+                    self.failures[kernel.hash] = visit.error
+                    continue
+                rows.append((kernel, visit, datetime.now(UTC)))
+                done += 1
+                on_visit(done)
+                if len(rows) == BATCH:
+                    self._store(rows)
+                    rows = []
+        finally:
+            self._store(rows)
+        return done
+
+    def measure_network(self, model: PreparedModel, name: str) -> Visit:
+        """One visit of a whole network; raises MeasurementError if the runtime cannot run it."""
+        visit = self.device.measure(model.data, optimise=True)[0]
+        if visit.error is not None:
+            raise MeasurementError(f"{name} cannot be measured on {self.target.name}: {visit.error}", "")
+        store_network(self.database, model.data, name)
+        with self.database.session() as session:
+            add_measurements(session, [self._row(visit, datetime.now(UTC), model_sha256=model.sha256)])
+        return visit
+
+    def _store(self, rows: list[tuple[Kernel, Visit, datetime]]) -> None:
+        if not rows:
+            return
+        with self.database.session() as session:
+            new = {kernel.hash: kernel for kernel, _, _ in rows if kernel.hash not in self._ids}
+            ids = get_or_create_kernels(session, [(key, kernel.kind, spec_of(kernel)) for key, kernel in new.items()])
+            self._ids.update(zip(new, ids, strict=True))
+            add_measurements(
+                session, [self._row(visit, at, kernel_id=self._ids[kernel.hash]) for kernel, visit, at in rows]
+            )
+
+    def _row(
+        self, visit: Visit, at: datetime, kernel_id: int | None = None, model_sha256: str | None = None
+    ) -> NewMeasurement:
+        assert visit.latency_ms is not None
+        return NewMeasurement(
+            target_id=self.target.row_id,
+            latency_ms=visit.latency_ms,
+            runs=visit.runs,
+            sitting=self.sitting,
+            runtime_version=self.target.runtime_version,
+            measured_at=at,
+            kernel_id=kernel_id,
+            model_sha256=model_sha256,
+            spread_ms=visit.spread_ms,
+            probe_before_ms=visit.probe_before_ms,
+            probe_after_ms=visit.probe_after_ms,
+            probe_best_ms=visit.probe_best_ms,
+            disturbed=visit.disturbed,
+        )
+
+
+def spec_of(kernel: Kernel) -> Mapping[str, str]:
+    """What the database keeps of a kernel."""
+    return {"kernel": kernel.to_json()}
+
+
+def kernel_of(spec: Mapping[str, str]) -> Kernel:
+    """Inverse of `spec_of`."""
+    return Kernel.from_json(spec["kernel"])

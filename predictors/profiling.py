@@ -1,0 +1,229 @@
+"""Profiling: from nothing to a predictor of one target within a time budget."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..db.artefacts import save_artefact
+from ..db.engine import Database
+from ..db.measurements import kernel_measurements
+from ..db.predictors import add_predictor
+from ..devices.local import LocalDevice
+from ..errors import MeasurementError
+from ..kernels.costs import is_view
+from ..kernels.kernel import Kernel
+from ..spaces.codes import hyperspace_layers
+from ..spaces.hyperspace import Hyperspace
+from ..spaces.layers import Layer
+from .accuracy import accuracy
+from .correction import MIN_NETWORKS, NetworkSum, fit_correction
+from .features import path
+from .kernel_model import fit_kernel_model
+from .layer_kernels import layer_kernels
+from .measuring import Measurer, kernel_of
+from .networks import prepare, sample_networks
+from .predictor import Predictor, to_bytes
+from .splitting import split_network
+from .targets import LocalTarget
+
+NETWORKS = 15
+"""Whole networks measured for the correction; the notes found 10 to 20 enough."""
+NETWORK_VISITS = 3
+FIRST_PASS = 0.55
+"""Share of the time for kernels that goes into new ones; the rest visits them again."""
+MAX_POOL_LAYERS = 6000
+MIN_KERNELS = 30
+HELD_OUT_SHARE = 0.1
+
+OnProgress = Callable[[str, float, float], None]
+"""(phase, done, total)."""
+
+
+@dataclass(frozen=True)
+class Profile:
+    """A stored predictor version: how many kernels and networks it rests on and how well it does on others."""
+
+    target: str
+    predictor: str
+    kernels: int
+    networks: int
+    seconds: float
+    held_out: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class CalibrationNetwork:
+    """A whole network measured for the correction: its kernels and its undisturbed visits in milliseconds."""
+
+    name: str
+    kernels: tuple[Kernel, ...]
+    visits_ms: tuple[float, ...]
+
+
+def is_held_out(kernel_hash: str) -> bool:
+    """Whether a kernel is never trained on; decided by its hash, so that it stays so from version to version."""
+    return int(kernel_hash[:8], 16) < HELD_OUT_SHARE * 16**8
+
+
+def profile(
+    database: Database,
+    target: LocalTarget,
+    hyperspaces: Sequence[Hyperspace],
+    budget_s: float,
+    *,
+    seed: int = 0,
+    on_progress: OnProgress = lambda *_: None,
+) -> Profile:
+    """Measure kernels and networks of these hyperspaces for `budget_s` seconds, fit, store the next version.
+
+    Measurements of earlier sittings with the same runtime version are used too, and their kernels are not
+    measured a first time again.
+    """
+    started = time.monotonic()
+    rng = np.random.default_rng(seed)
+    pool = kernel_pool(database, hyperspaces, target, rng, on_progress)
+    with LocalDevice(target.target) as device:
+        measurer = Measurer(database, target, device)
+        networks = sample_networks(list(hyperspaces), NETWORKS, target, rng)
+        prepared = [(name, prepare(data, target, name)) for name, data in networks]
+        visits: dict[str, list[float]] = defaultdict(list)
+
+        def visit_networks() -> None:
+            for name, model in prepared:
+                visit = measurer.measure_network(model, name)
+                if not visit.disturbed and visit.latency_ms is not None:
+                    visits[name].append(visit.latency_ms)
+
+        visit_networks()
+        deadline = started + 0.93 * budget_s
+        middle = time.monotonic() + FIRST_PASS * (deadline - time.monotonic())
+        known = {row.hash for row in _stored(database, target)}
+        fresh = [kernel for kernel in pool if kernel.hash not in known]
+        order = fresh or pool
+        _measure_until(measurer, order, middle, deadline, started, on_progress)
+        visit_networks()
+        again = [kernel for kernel in _measured_kernels(database, target) if kernel.hash not in measurer.failures]
+        again = [again[i] for i in rng.permutation(len(again))]
+        _measure_until(measurer, again, deadline, deadline, started, on_progress)
+        visit_networks()
+        calibration = [
+            CalibrationNetwork(
+                name, tuple(use.kernel for use in split_network(device, model.data)), tuple(visits[name])
+            )
+            for name, model in prepared
+            if visits[name]
+        ]
+    return _fit_and_store(database, target, calibration, started, seed)
+
+
+def kernel_pool(
+    database: Database,
+    hyperspaces: Sequence[Hyperspace],
+    target: LocalTarget,
+    rng: np.random.Generator,
+    on_progress: OnProgress = lambda *_: None,
+) -> list[Kernel]:
+    """Distinct kernels that networks of these hyperspaces consist of, in the order in which to measure them.
+
+    Every path gets its turn early and a share that grows with the square root of how many kernels it has.
+    """
+    layers: list[Layer] = []
+    for hyperspace in hyperspaces:
+        found = sorted(hyperspace_layers(hyperspace), key=repr)
+        limit = MAX_POOL_LAYERS // len(hyperspaces)
+        chosen = rng.permutation(len(found))[:limit]
+        layers += [found[i] for i in sorted(chosen)]
+    split = layer_kernels(
+        target,
+        layers,
+        database.artefacts.root.parent / "cache",
+        lambda done, total: on_progress("splitting into kernels", done, total),
+    )
+    unique = {kernel.hash: kernel for kernels in split.values() for kernel in kernels}
+    by_path: dict[str, list[Kernel]] = defaultdict(list)
+    for kernel in unique.values():
+        if not is_view(kernel):
+            by_path[path(kernel)].append(kernel)
+    ranked = []
+    for _, kernels in sorted(by_path.items()):
+        for rank, i in enumerate(rng.permutation(len(kernels))):
+            ranked.append(((rank + rng.random()) / len(kernels) ** 0.5, kernels[i]))
+    return [kernel for _, kernel in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _measure_until(
+    measurer: Measurer,
+    kernels: Sequence[Kernel],
+    until: float,
+    deadline: float,
+    started: float,
+    on_progress: OnProgress,
+) -> None:
+    def on_visit(_: int) -> None:
+        on_progress("measuring kernels", time.monotonic() - started, deadline - started)
+
+    measurer.measure_kernels(kernels, lambda: time.monotonic() < until, on_visit)
+
+
+def _stored(database: Database, target: LocalTarget) -> list[Any]:
+    with database.session(read_only=True) as session:
+        return list(kernel_measurements(session, target.row_id, runtime_version=target.runtime_version))
+
+
+def _measured_kernels(database: Database, target: LocalTarget) -> list[Kernel]:
+    return [kernel_of(spec) for spec in {row.hash: row.spec for row in _stored(database, target)}.values()]
+
+
+def _fit_and_store(
+    database: Database, target: LocalTarget, calibration: Sequence[CalibrationNetwork], started: float, seed: int
+) -> Profile:
+    best: dict[str, float] = {}
+    specs: dict[str, Any] = {}
+    for row in _stored(database, target):
+        best[row.hash] = min(best.get(row.hash, np.inf), row.latency_ms)
+        specs[row.hash] = row.spec
+    train = [key for key in best if not is_held_out(key)]
+    test = [key for key in best if is_held_out(key)]
+    if len(train) < MIN_KERNELS:
+        raise MeasurementError(
+            f"Only {len(train)} kernels could be measured on {target.name} undisturbed; {MIN_KERNELS} are needed.",
+            "Give a longer --budget, and stop other programs on this machine.",
+        )
+    model = fit_kernel_model([kernel_of(specs[key]) for key in train], np.array([best[key] for key in train]), seed)
+    held_out: dict[str, Any] = {"kernels": len(test)}
+    if test:
+        predicted, _ = model.predict([kernel_of(specs[key]) for key in test])
+        held_out |= accuracy(predicted, np.array([best[key] for key in test]))
+    sums = []
+    for network in calibration:
+        latency_ms, _ = model.predict(network.kernels)
+        sums.append(NetworkSum.of(latency_ms, network.kernels))
+    if len(sums) < MIN_NETWORKS:
+        raise MeasurementError(
+            f"Only {len(sums)} of {NETWORKS} networks could be measured on {target.name} undisturbed.",
+            "Stop other programs on this machine and profile again.",
+        )
+    correction = fit_correction(sums, [network.visits_ms for network in calibration])
+    residuals = np.array(correction.residuals)
+    held_out["networks"] = {"networks": len(sums), **accuracy(1 + residuals, np.ones(len(residuals)))}
+    predictor = Predictor(target.name, target.runtime_version, model, correction)
+    with database.session() as session:
+        sha256 = save_artefact(session, database.artefacts, to_bytes(predictor), "predictor")
+        row = add_predictor(
+            session,
+            target.row_id,
+            runtime_version=target.runtime_version,
+            artefact_sha256=sha256,
+            held_out=held_out,
+            kernels=len(train),
+            networks=len(sums),
+        )
+        version = row.version
+    seconds = time.monotonic() - started
+    return Profile(target.name, f"{target.name}@{version}", len(train), len(sums), seconds, held_out)

@@ -1,0 +1,1 @@
+"""Hyperspaces, spaces, blocks, encodings, and the layers that networks are made of."""

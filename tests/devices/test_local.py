@@ -1,0 +1,151 @@
+"""The worker process: it measures, and it dies alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import onnx
+import psutil
+import pytest
+
+from milliseek.devices.local import LocalDevice
+from milliseek.devices.protocol import ProtocolConfig
+from milliseek.devices.target import Target
+from milliseek.errors import InvalidInput, MeasurementError, MissingExtra, NotFound
+
+HERE = Target("here", "onnxruntime", "fp32")
+
+
+def test_optimised_graph_measures_like_the_file_itself(model: bytes, quick: ProtocolConfig) -> None:
+    with LocalDevice(HERE, quick) as device:
+        optimised = device.optimise(model)
+        domains = [node.domain for node in onnx.ModelProto.FromString(optimised).graph.node]
+        assert len(domains) < 5
+        visits = [*device.measure(model, optimise=True), *device.measure(optimised, optimise=False, visits=2)]
+        assert [visit.error for visit in visits] == [None] * 3
+        assert all(visit.latency_ms and visit.probe_best_ms and visit.runs for visit in visits)
+        assert device.probe_best_ms is not None
+
+
+def test_tensor_shapes_take_an_open_batch_as_one(model: bytes) -> None:
+    with LocalDevice(HERE) as device:
+        shapes = device.tensor_shapes(model)
+    assert shapes["x"] == ((1, 16, 16, 16), "float32", None)
+    assert shapes["y"] == ((1, 16, 16, 16), "float32", None)
+
+
+def test_measure_many_keeps_keys_and_survives_bad_candidates(model: bytes, quick: ProtocolConfig) -> None:
+    with LocalDevice(HERE, quick) as device:
+        found = dict(device.measure_many([("good", model), ("junk", b"junk"), ("again", model)]))
+    assert found["good"].error is None
+    assert found["again"].error is None
+    assert "cannot load" in str(found["junk"].error)
+
+
+@pytest.mark.parametrize("model", ["failing"], indirect=True)
+def test_a_model_that_fails_in_its_run_is_data(model: bytes) -> None:
+    with LocalDevice(HERE) as device:
+        assert "cannot run" in str(device.measure(model, optimise=True)[0].error)
+        with pytest.raises(MeasurementError, match="cannot load"):
+            device.optimise(b"junk")
+
+
+@pytest.mark.parametrize("model", ["endless"], indirect=True)
+def test_a_model_that_hangs_costs_only_itself(model: bytes) -> None:
+    config = ProtocolConfig(time_limit_s=1.0, patience_ms=50.0)
+    with LocalDevice(HERE, config) as device:
+        first = device.measure(model, optimise=True)[0]
+        assert "took longer than" in str(first.error)
+        with pytest.raises(MeasurementError, match="took longer"):
+            device.tensor_shapes(model)
+
+
+def test_a_dead_worker_is_replaced(model: bytes, quick: ProtocolConfig) -> None:
+    with LocalDevice(HERE, quick) as device:
+        device.measure(model, optimise=True)
+        best, pid = device.probe_best_ms, device.worker_pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSEGV)
+        assert "SIGSEGV" in str(device.measure(model, optimise=True)[0].error)
+        again = device.measure(model, optimise=True)[0]
+        assert again.error is None
+        assert best is not None
+        assert again.probe_best_ms <= best
+
+
+def test_leaving_the_context_ends_the_worker(model: bytes) -> None:
+    with LocalDevice(HERE) as device:
+        device.optimise(model)
+        pid = device.worker_pid
+    assert pid is not None
+    assert not psutil.pid_exists(pid)
+
+
+PARENT = """
+import sys
+from milliseek.devices.local import LocalDevice
+from milliseek.devices.target import Target
+device = LocalDevice(Target("here", "onnxruntime", "fp32"))
+try:
+    device.measure(b"junk", optimise=True)
+    print(device.worker_pid, flush=True)
+    device.measure(open(sys.argv[1], "rb").read(), optimise=False)
+finally:
+    print("left", flush=True)
+"""
+
+
+@pytest.mark.parametrize("model", ["endless"], indirect=True)
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGKILL])
+def test_no_orphan_when_the_parent_is_stopped_in_a_run(model: bytes, kind: signal.Signals, tmp_path: Path) -> None:
+    path = tmp_path / "endless.onnx"
+    path.write_bytes(model)
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT, str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as parent:
+        assert parent.stdout is not None
+        worker = psutil.Process(int(parent.stdout.readline()))
+        parent.send_signal(kind)
+        parent.wait(20)
+        psutil.wait_procs([worker], timeout=20)
+        assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        (Target("here", "onnxruntime", "fp32", cores=(4000,)), InvalidInput),
+        (Target("here", "onnxruntime", "fp32", threads=1000), InvalidInput),
+        (Target("here", "tensorrt", "fp32"), NotFound),
+    ],
+)
+def test_impossible_targets_are_refused(target: Target, error: type[Exception], model: bytes) -> None:
+    with LocalDevice(target) as device, pytest.raises(error):
+        device.optimise(model)
+
+
+def test_worker_is_pinned(model: bytes) -> None:
+    with LocalDevice(HERE) as device:
+        device.optimise(model)
+        assert device.worker_pid is not None
+        assert psutil.Process(device.worker_pid).cpu_affinity() == [max(os.sched_getaffinity(0))]
+
+
+def test_devices_need_no_server_packages() -> None:
+    code = (
+        "import sys, milliseek.devices.local, milliseek.devices.worker, milliseek.devices.facts;"
+        "bad = {'onnx', 'torch', 'sqlalchemy', 'onnxruntime', 'sklearn'} & set(sys.modules); assert not bad, bad"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_missing_runtime_names_the_extra(model: bytes, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    hook = "import importlib.metadata as m\ndef gone(name):\n    raise m.PackageNotFoundError(name)\nm.version = gone\n"
+    (tmp_path / "sitecustomize.py").write_text(hook)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with LocalDevice(HERE) as device, pytest.raises(MissingExtra, match=r"pip install 'milliseek\[server\]'"):
+        device.optimise(model)
