@@ -8,7 +8,18 @@ from typing import Annotated
 
 import typer
 
-from .options import DEFAULT_TARGET, Db, Files, Json, Server, TargetOption, existing, latency_client, open_database
+from .options import (
+    DEFAULT_TARGET,
+    Db,
+    Files,
+    Json,
+    Server,
+    Shapes,
+    TargetOption,
+    latency_client,
+    open_database,
+    read_model,
+)
 from .output import milliseconds, note, out, percent, print_json, print_table, progress_bar
 
 SHOWN_KERNELS = 15
@@ -17,13 +28,15 @@ SHOWN_KERNELS = 15
 def predict(
     file: Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)],
     target: TargetOption = DEFAULT_TARGET,
+    shape: Shapes = None,
     db: Db = None,
     server: Server = None,
     json: Json = False,
 ) -> None:
     """Predict the latency of an ONNX file on a target, kernel by kernel."""
+    name, data = read_model(file, shape)
     with open_database(db) as database, latency_client(database, server) as client:
-        prediction = client.predict(existing(file), target)
+        prediction = client.predict(client.upload(data, name=Path(name).name), target)
     if json:
         print_json(
             {
@@ -58,21 +71,21 @@ def predict(
         note(f"and {len(prediction.kernels) - SHOWN_KERNELS} more kinds of kernel; --json lists all")
 
 
-def measure(files: Files, target: TargetOption = DEFAULT_TARGET, db: Db = None, json: Json = False) -> None:
+def measure(
+    files: Files, target: TargetOption = DEFAULT_TARGET, shape: Shapes = None, db: Db = None, json: Json = False
+) -> None:
     """Measure ONNX files on a target of this machine."""
     from ..predictors.evaluation import measure_models
     from ..predictors.targets import local_target
 
+    models = [read_model(file, shape) for file in files]
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
+        local = local_target(database, target)
         measured = measure_models(
-            database,
-            local_target(database, target),
-            [existing(file) for file in files],
-            on_progress=lambda done, total: on_progress("measuring", done, total),
+            database, local, models, on_progress=lambda done, total: on_progress("measuring", done, total)
         )
-        name = local_target(database, target).name
     if json:
-        models = [
+        listed = [
             {
                 "path": m.path,
                 "measured_ms": m.latency_ms,
@@ -82,31 +95,36 @@ def measure(files: Files, target: TargetOption = DEFAULT_TARGET, db: Db = None, 
             }
             for m in measured
         ]
-        print_json({"target": name, "models": models})
+        print_json({"target": local.name, "models": listed})
         return
     rows = [(m.path, milliseconds(m.latency_ms), "disturbed" if m.disturbed else "") for m in measured]
-    print_table(("file", "ms", ""), rows, title=name, left=(0, 2))
+    print_table(("file", "ms", ""), rows, title=local.name, left=(0, 2))
     for text in sorted({text for m in measured for text in m.notes}):
         note(text)
 
 
 def evaluate(
-    files: Files, target: TargetOption = DEFAULT_TARGET, db: Db = None, server: Server = None, json: Json = False
+    files: Files,
+    target: TargetOption = DEFAULT_TARGET,
+    shape: Shapes = None,
+    db: Db = None,
+    server: Server = None,
+    json: Json = False,
 ) -> None:
     """Predict files, measure them, and say how right the predictions were."""
     from ..predictors.evaluation import EvaluatedModel, measure_models, summary
     from ..predictors.targets import local_target
 
-    paths = [existing(file) for file in files]
+    named = [read_model(file, shape) for file in files]
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
         local = local_target(database, target)
         with latency_client(database, server) as client:
             predictions = []
-            for i, path in enumerate(paths):
-                on_progress("predicting", i, len(paths))
-                predictions.append(client.predict(path, local.name))
+            for i, (path, data) in enumerate(named):
+                on_progress("predicting", i, len(named))
+                predictions.append(client.predict(client.upload(data, name=Path(path).name), local.name))
         measured = measure_models(
-            database, local, paths, on_progress=lambda done, total: on_progress("measuring", done, total)
+            database, local, named, on_progress=lambda done, total: on_progress("measuring", done, total)
         )
     models = [
         EvaluatedModel(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -35,6 +35,10 @@ TargetOption = Annotated[
 ]
 Data = Annotated[str, typer.Option("--data", help="Pictures: digits, or imagefolder:PATH.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all random choices.")]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", help="Shape of an input with open dimensions: input=1x3x224x224.", show_default=False),
+]
 Files = Annotated[list[Path], typer.Argument(help="ONNX files.", show_default=False)]
 
 DEFAULT_TARGET = "local/onnxruntime/int8"
@@ -107,8 +111,25 @@ def extras(name: str) -> Iterator[None]:
         raise MissingExtra(error.name.partition(".")[0], name) from error
 
 
-def existing(path: Path) -> Path:
-    """A file that a user named; raises InvalidInput where there is none."""
+def read_model(path: Path, shapes: Sequence[str] | None) -> tuple[str, bytes]:
+    """(path, bytes) of a model file, with its open dimensions fixed by `--shape`; raises InvalidInput."""
     if not path.is_file():
         raise InvalidInput(f"There is no file '{path}'.", "Check the path.")
-    return path
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise InvalidInput(f"{path} cannot be read: {error.strerror}.", "Check its permissions.") from error
+    if not shapes:
+        return str(path), data
+    with extras("server"):
+        from ..kernels.onnx_file import check_model, fix_shapes
+    fixed = fix_shapes(check_model(data, name=str(path)), dict(map(_shape, shapes)), name=str(path))
+    return str(path), fixed.SerializeToString()
+
+
+def _shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """`input=1x3x224x224` as name and shape; raises a usage error."""
+    name, _, sizes = text.rpartition("=")
+    if not name or not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
+        raise typer.BadParameter(f"'{text}' is not a shape; write input=1x3x224x224.", param_hint="--shape")
+    return name, tuple(map(int, sizes.split("x")))

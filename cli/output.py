@@ -70,16 +70,20 @@ def progress_bar(*, quiet: bool) -> Iterator[OnProgress]:
         console=err,
     )
     tasks: dict[str, TaskID] = {}
-    with bars:
 
-        def on_progress(phase: str, done: float, total: float) -> None:
-            if phase not in tasks:
-                for earlier in tasks.values():
-                    bars.update(earlier, completed=bars.tasks[earlier].total)
-                tasks[phase] = bars.add_task(phase, total=total)
-            bars.update(tasks[phase], completed=min(done, total), total=total)
+    def on_progress(phase: str, done: float, total: float) -> None:
+        if phase not in tasks:
+            bars.start()  # not before there is something to show
+            for earlier in tasks.values():
+                bars.update(earlier, completed=bars.tasks[earlier].total)
+            tasks[phase] = bars.add_task(phase, total=total)
+        bars.update(tasks[phase], completed=min(done, total), total=total)
 
+    try:
         yield on_progress
+    finally:
+        if tasks:
+            bars.stop()
 
 
 def milliseconds(value: float) -> str:

@@ -34,18 +34,18 @@ EVALUATED_SPACES = 500
 MIN_SUBNETS, MAX_SUBNETS = 12, 90
 """Subnets evaluated: at least so many, however slow the machine is, and at most so many in the time there is."""
 SHARES = {
-    "profile": 0.27,
-    "teacher": 0.05,
-    "cells": 0.18,
-    "float": 0.22,
-    "int8": 0.12,
-    "search": 0.07,
+    "profile": 0.19,
+    "teacher": 0.06,
+    "cells": 0.22,
+    "float": 0.24,
+    "int8": 0.11,
+    "search": 0.08,
 }
 """How the minutes are spent; the rest is loading, exporting and measuring."""
 
 
 def quickstart(
-    minutes: Annotated[float, typer.Option("--minutes", min=0.5, help="Time budget of the whole run.")] = 8.5,
+    minutes: Annotated[float, typer.Option("--minutes", min=0.5, help="Time budget of the whole run.")] = 8.0,
     data: Data = "digits",
     target: TargetOption = DEFAULT_TARGET,
     folder: Annotated[Path, typer.Option("--out", "-o", help="Folder for the ONNX files.")] = Path("milliseek-out"),

@@ -22,7 +22,7 @@ def train(
     budget: Annotated[str, typer.Option("--budget", help="Training time: 10m, 2h; a third of it fake-quantised.")] = (
         "30m"
     ),
-    batch: Annotated[int, typer.Option("--batch", min=2, help="Pictures a step.")] = 32,
+    batch: Annotated[int, typer.Option("--batch", min=2, help="Pictures a step.")] = 16,
     target: TargetOption = DEFAULT_TARGET,
     seed: Seed = 0,
     db: Db = None,

@@ -73,11 +73,9 @@ def file_predictions(data: bytes, pictures: Pictures, split: SplitName, resoluti
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
-    found = []
-    for x, _ in plain_batches(pictures, split, 256):
-        for picture in resize(x, resolution).contiguous().numpy():
-            found.append(int(session.run(None, {name: np.ascontiguousarray(picture[None])})[0].argmax()))
-    return np.array(found)
+    batches = (resize(x, resolution).contiguous().numpy() for x, _ in plain_batches(pictures, split, 256))
+    logits = (session.run(None, {name: picture[None]})[0] for batch in batches for picture in batch)
+    return np.array([int(found.argmax()) for found in logits])
 
 
 def write_file(path: Path, data: bytes) -> Path:

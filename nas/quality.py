@@ -41,7 +41,7 @@ class CellTask:
     quantised_budget: Budget
     samples: int = 6
     weight_bits: int = 8
-    positions: int = 4096
+    positions: int = 2048
     learning_rate: float = 5e-3
     seed: int = 0
 

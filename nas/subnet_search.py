@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from optuna.distributions import BaseDistribution, CategoricalDistribution
@@ -44,7 +45,7 @@ class SubnetDomain:
         self.space = space
         self._smallest = extreme_subnet(space, largest=False)
 
-    @property
+    @cached_property
     def distributions(self) -> Mapping[str, BaseDistribution]:
         """`resolution`, `stem`, and for stage s and block b: `s.depth`, `s.b.width`, `s.b.kernel`, `s.b.expand`."""
         hyperspace = self.space.hyperspace

@@ -12,6 +12,7 @@ from ..db.engine import Database
 from ..errors import InvalidInput, NotReady
 from ..spaces.space import Space
 from .data import Pictures
+from .memory import keep_freed_memory
 from .quality_table import definition
 from .supernet import Recipe, StepReport, Supernet, SupernetTraining
 
@@ -33,6 +34,7 @@ def train_supernet(
 
     Raises InvalidInput where the checkpoint is of another space or of other pictures.
     """
+    keep_freed_memory()
     with database.session() as session:
         hyperspace = space_queries.get_or_create_hyperspace(
             session, space.hyperspace.name, definition(space.hyperspace)

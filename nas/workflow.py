@@ -252,7 +252,7 @@ def export_subnets(
     measured = measure_models(
         database,
         target,
-        [path for _, _, path, _ in built],
+        [(path.name, model.data) for _, model, path, _ in built],
         on_progress=lambda done, total: on_progress("measuring the files", done, total),
     )
     exported = [

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from ..db.engine import Database
 from ..devices.local import LocalDevice
-from ..errors import InvalidInput, MeasurementError
+from ..errors import MeasurementError
 from .accuracy import accuracy, coverage
 from .measuring import Measurer
 from .networks import PreparedModel, prepare
@@ -35,31 +34,23 @@ class MeasuredModel:
     notes: tuple[str, ...]
 
 
-def read_model(path: Path) -> bytes:
-    """Bytes of a file; raises InvalidInput where it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise InvalidInput(f"{path} cannot be read: {error.strerror}.", "Check the path.") from error
-
-
 def measure_models(
     database: Database,
     target: LocalTarget,
-    paths: Sequence[Path],
+    files: Sequence[tuple[str, bytes]],
     *,
     visits: int = VISITS,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[MeasuredModel]:
-    """Measure files in rounds, so that the visits of one file lie apart in time; every visit is stored."""
-    prepared = [prepare(read_model(path), target, path.name) for path in paths]
+    """Measure (name, bytes) in rounds, so that the visits of one file lie apart in time; every visit is stored."""
+    prepared = [prepare(data, target, name) for name, data in files]
     with LocalDevice(target.target) as device:
         measurer = Measurer(database, target, device)
-        good: list[list[float]] = [[] for _ in paths]
-        seen: list[list[float]] = [[] for _ in paths]
+        good: list[list[float]] = [[] for _ in files]
+        seen: list[list[float]] = [[] for _ in files]
 
         def visit(i: int, model: PreparedModel) -> None:
-            result = measurer.measure_network(model, paths[i].name)
+            result = measurer.measure_network(model, files[i][0])
             assert result.latency_ms is not None
             seen[i].append(result.latency_ms)
             if not result.disturbed:
@@ -69,12 +60,12 @@ def measure_models(
             for i, model in enumerate(prepared):
                 if round_ < visits or not good[i]:
                     visit(i, model)
-                    on_progress(round_ * len(paths) + i + 1, visits * len(paths))
+                    on_progress(round_ * len(files) + i + 1, visits * len(files))
             if round_ >= visits - 1 and all(good):
                 break
     return [
-        MeasuredModel(str(path), min(good[i] or seen[i]), len(seen[i]), not good[i], prepared[i].notes)
-        for i, path in enumerate(paths)
+        MeasuredModel(name, min(good[i] or seen[i]), len(seen[i]), not good[i], prepared[i].notes)
+        for i, (name, _) in enumerate(files)
     ]
 
 

@@ -6,7 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from ..kernels.costs import is_view
 from ..kernels.kernel import Kernel
 from ..spaces.codes import hyperspace_layers
 from ..spaces.hyperspace import Hyperspace
-from ..spaces.layers import Layer
+from ..spaces.layers import Layer, is_stem
 from .accuracy import accuracy
 from .correction import MIN_NETWORKS, NetworkSum, fit_correction
 from .features import path
@@ -38,8 +38,12 @@ NETWORK_VISITS = 3
 FIRST_PASS = 0.55
 """Share of the time for kernels that goes into new ones; the rest visits them again."""
 MAX_POOL_LAYERS = 6000
+POOL_LAYERS_PER_SECOND = 20
+"""Layers split into kernels for every second of budget: about a tenth of the time goes there."""
 MIN_KERNELS = 30
 HELD_OUT_SHARE = 0.1
+
+Item = TypeVar("Item")
 
 OnProgress = Callable[[str, float, float], None]
 """(phase, done, total)."""
@@ -87,7 +91,8 @@ def profile(
     """
     started = time.monotonic()
     rng = np.random.default_rng(seed)
-    pool = kernel_pool(database, hyperspaces, target, rng, on_progress)
+    pool_layers = min(MAX_POOL_LAYERS, int(POOL_LAYERS_PER_SECOND * budget_s))
+    pool = kernel_pool(database, hyperspaces, target, pool_layers, rng, on_progress)
     with LocalDevice(target.target) as device:
         measurer = Measurer(database, target, device)
         networks = sample_networks(list(hyperspaces), NETWORKS, target, rng)
@@ -126,35 +131,39 @@ def kernel_pool(
     database: Database,
     hyperspaces: Sequence[Hyperspace],
     target: LocalTarget,
+    layers_in_all: int,
     rng: np.random.Generator,
     on_progress: OnProgress = lambda *_: None,
 ) -> list[Kernel]:
-    """Distinct kernels that networks of these hyperspaces consist of, in the order in which to measure them.
-
-    Every path gets its turn early and a share that grows with the square root of how many kernels it has.
-    """
+    """Distinct kernels of so many layers of these hyperspaces, in the order in which to measure them."""
     layers: list[Layer] = []
     for hyperspace in hyperspaces:
         found = sorted(hyperspace_layers(hyperspace), key=repr)
-        limit = MAX_POOL_LAYERS // len(hyperspaces)
-        chosen = rng.permutation(len(found))[:limit]
-        layers += [found[i] for i in sorted(chosen)]
+        limit = max(1, layers_in_all // len(hyperspaces))
+        layers += _spread(found, lambda layer: f"{layer.op} {is_stem(layer)} {layer.groups > 1} {layer.act}", rng)[
+            :limit
+        ]
     split = layer_kernels(
         target,
         layers,
         database.artefacts.root.parent / "cache",
         lambda done, total: on_progress("splitting into kernels", done, total),
     )
-    unique = {kernel.hash: kernel for kernels in split.values() for kernel in kernels}
-    by_path: dict[str, list[Kernel]] = defaultdict(list)
-    for kernel in unique.values():
-        if not is_view(kernel):
-            by_path[path(kernel)].append(kernel)
+    unique = {kernel.hash: kernel for layer in layers for kernel in split[layer] if not is_view(kernel)}
+    return _spread(list(unique.values()), path, rng)
+
+
+def _spread(items: Sequence[Item], group: Callable[[Item], str], rng: np.random.Generator) -> list[Item]:
+    """The items in an order in which every group has its turn early, and a share that grows with the square root of
+    its size."""
+    groups: dict[str, list[Item]] = defaultdict(list)
+    for item in items:
+        groups[group(item)].append(item)
     ranked = []
-    for _, kernels in sorted(by_path.items()):
-        for rank, i in enumerate(rng.permutation(len(kernels))):
-            ranked.append(((rank + rng.random()) / len(kernels) ** 0.5, kernels[i]))
-    return [kernel for _, kernel in sorted(ranked, key=lambda pair: pair[0])]
+    for _, members in sorted(groups.items()):
+        for rank, i in enumerate(rng.permutation(len(members))):
+            ranked.append(((rank + rng.random()) / len(members) ** 0.5, members[i]))
+    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _measure_until(

@@ -13,7 +13,6 @@ from ..db.engine import Database
 from ..db.predictors import list_predictors
 from ..devices.local import LocalDevice
 from ..errors import InvalidInput
-from ..kernels.kernel import Kernel
 from ..results import LatencyTable, Prediction, SubnetLatencies, TargetInfo
 from ..spaces.codes import check_genes
 from .latency_table import latency_table, named_space
@@ -23,20 +22,20 @@ from .splitting import split_network
 from .targets import local_target
 from .versions import PredictorVersion, newest_predictor
 
-REMEMBERED_MODELS = 256
+REMEMBERED_PREDICTIONS = 256
 REMEMBERED_TABLES = 8
 
 
 class LatencyService:
     """Predictions from stored predictors; safe to call from many threads, closed with `close`.
 
-    Models are split into kernels in a child process, once for each (model, target): the answer is remembered.
+    Models are split into kernels in a child process, and answers are remembered.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._devices: dict[str, LocalDevice] = {}
-        self._models: OrderedDict[tuple[str, str], tuple[tuple[Kernel, ...], tuple[str, ...]]] = OrderedDict()
+        self._predictions: OrderedDict[tuple[str, str], Prediction] = OrderedDict()
         self._tables: OrderedDict[tuple[str, str], LatencyLookup] = OrderedDict()
         self._lock = threading.Lock()
         self._compiling = threading.Lock()
@@ -63,8 +62,17 @@ class LatencyService:
     def predict_model(self, sha256: str, target: str) -> Prediction:
         """Predict a stored model."""
         version = newest_predictor(self._database, target)
-        kernels, notes = self._kernels(sha256, version)
-        return version.predictor.predict(kernels, version.name, notes)
+        key = (sha256, version.name)
+        with self._lock:
+            if key in self._predictions:
+                self._predictions.move_to_end(key)
+                return self._predictions[key]
+        prediction = self._predict(sha256, version)
+        with self._lock:
+            self._predictions[key] = prediction
+            while len(self._predictions) > REMEMBERED_PREDICTIONS:
+                self._predictions.popitem(last=False)
+        return prediction
 
     def predict_subnets(self, space: str, target: str, genes: np.ndarray) -> SubnetLatencies:
         """Predict subnets of a space from the genes (subnets, genes)."""
@@ -105,20 +113,11 @@ class LatencyService:
                 self._tables.popitem(last=False)
         return lookup
 
-    def _kernels(self, sha256: str, version: PredictorVersion) -> tuple[tuple[Kernel, ...], tuple[str, ...]]:
-        key = (sha256, version.predictor.target)
-        with self._lock:
-            if key in self._models:
-                self._models.move_to_end(key)
-                return self._models[key]
+    def _predict(self, sha256: str, version: PredictorVersion) -> Prediction:
         data, name = load_network(self._database, sha256)
         target = local_target(self._database, version.predictor.target)
         prepared = prepare(data, target, name)
         with self._lock:
             device = self._devices.setdefault(target.name, LocalDevice(target.target))
-        found = tuple(use.kernel for use in split_network(device, prepared.data)), prepared.notes
-        with self._lock:
-            self._models[key] = found
-            while len(self._models) > REMEMBERED_MODELS:
-                self._models.popitem(last=False)
-        return found
+        kernels = [use.kernel for use in split_network(device, prepared.data)]
+        return version.predictor.predict(kernels, version.name, prepared.notes)

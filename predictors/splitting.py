@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from ..devices.local import LocalDevice
@@ -9,6 +10,9 @@ from ..kernels.kernel import Kernel
 from ..kernels.onnx_reader import KernelUse, instrument, split
 from ..spaces.layers import Layer, is_stem
 from ..spaces.onnx_network import Precision, layers_model
+
+_GRAPH_INPUT = re.compile(r"in:(\d+)(?::\d+)?")
+"""Names that `layers_model` gives to the inputs of layers."""
 
 
 def split_network(device: LocalDevice, model: bytes) -> list[KernelUse]:
@@ -33,11 +37,11 @@ def _attribute(uses: Sequence[KernelUse], layers: Sequence[Layer]) -> list[tuple
     it. What the runtime fuses across two layers (in fp32 a residual sum into a convolution) counts as the
     neighbour's.
     """
-    owner: dict[str, int] = {}
+    owner: dict[str, int] = {}  # constants have none: the runtime shares equal ones between layers
     chains: list[list[KernelUse]] = [[] for _ in layers]
     for use in uses:
         owners = {owner[name] for name in use.inputs if name in owner}
-        owners |= {int(name.split(":")[1]) for name in use.inputs if name.startswith("in:")}
+        owners |= {int(found[1]) for name in use.inputs if (found := _GRAPH_INPUT.fullmatch(name))}
         if len(owners) != 1:
             raise AssertionError(f"{use.name} joins the layers {sorted(owners)}")
         (i,) = owners

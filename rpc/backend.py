@@ -44,7 +44,7 @@ class LatencyBackend(Protocol):
     def predict_subnets(self, space: str, target: str, genes: np.ndarray) -> SubnetLatencies:
         """Predict subnets of a space: `genes` is an int32 array (subnets, genes a subnet), 0 or more subnets.
 
-        `space` names a hyperspace (`small32`) or one of its spaces (`small32-5125-0312`); the result's
+        `space` names a space (`small32-5125-0312`), as genes do not carry block types; the result's
         `latency_ms` has the order of the rows.
 
         Raises `NotFound` for an unknown space or target, `NotReady` for a target without a predictor,

@@ -51,7 +51,9 @@ def rows():
             for i in range(ROWS):
                 choices = tuple(
                     BlockChoice(
-                        int(rng.choice(widths)), int(rng.choice(block_type.kernels)), float(rng.choice(block_type.expands))
+                        int(rng.choice(widths)),
+                        int(rng.choice(block_type.kernels)),
+                        float(rng.choice(block_type.expands)),
                     )
                     for _ in range(1 + i % 2)
                 )

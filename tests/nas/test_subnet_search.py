@@ -1,5 +1,7 @@
 """Subnet search: every proposal fits the budget that it is made for, and the best one of each budget is found."""
 
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
 
 import numpy as np
@@ -53,7 +55,10 @@ def budgets_ms(lookup):
 
 @pytest.fixture
 def url(tmp_path):
-    return f"sqlite:///{tmp_path / 'studies.db'}"
+    file = tmp_path / "studies.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")  # as the project's database is
+    return f"sqlite:///{file}"
 
 
 def size(subnet):
@@ -101,6 +106,12 @@ def test_equal_subnets_are_equal_parameters_whatever_stands_in_absent_blocks():
     assert domain.subnet(scribbled) == domain.subnet(shallow)
 
 
+@pytest.fixture
+def few_rounds(monkeypatch):
+    """Where nothing fits, it gives up looking sooner."""
+    monkeypatch.setattr(BudgetEvolution, "ROUNDS", 2)
+
+
 def study_of(lookup, budgets_ms, **options):
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     domain = SubnetDomain(SPACE)
@@ -135,14 +146,14 @@ def test_proposals_depend_on_the_study_alone(lookup, budgets_ms):
     assert proposals[0] == proposals[1]
 
 
-def test_a_window_with_nothing_in_it_gives_the_slowest_that_fits(lookup):
+def test_a_window_with_nothing_in_it_gives_the_slowest_that_fits(lookup, few_rounds):
     largest_ms = float(latency_of(lookup, extreme_subnet(SPACE, largest=True))[0])
     study, domain = study_of(lookup, [2 * largest_ms])
     _, latency_ms = propose(study, domain, lookup)
     assert 0.3 * largest_ms < latency_ms <= largest_ms
 
 
-def test_an_impossible_budget_names_the_fastest(lookup):
+def test_an_impossible_budget_names_the_fastest(lookup, few_rounds):
     fastest_ms = float(latency_of(lookup, extreme_subnet(SPACE, largest=False))[0])
     study, domain = study_of(lookup, [0.9 * fastest_ms])
     with pytest.raises(InvalidInput, match=f"{fastest_ms:.3g} ms") as caught:
@@ -151,7 +162,7 @@ def test_an_impossible_budget_names_the_fastest(lookup):
     assert "budget" in caught.value.remedy
 
 
-def test_a_budget_that_only_the_smallest_meets(lookup):
+def test_a_budget_that_only_the_smallest_meets(lookup, few_rounds):
     smallest = extreme_subnet(SPACE, largest=False)
     study, domain = study_of(lookup, [1.0001 * float(latency_of(lookup, smallest)[0])])
     assert propose(study, domain, lookup)[0] == smallest
