@@ -13,9 +13,13 @@ from .output import out, percent, print_json, progress_bar
 def profile(
     target: Annotated[str, typer.Argument(help="Target, such as local/onnxruntime/int8.", show_default=False)],
     budget: Annotated[str, typer.Option("--budget", help="Time to spend: 90s, 5m, 1h.")] = "5m",
-    hyperspace: Annotated[
+    space: Annotated[
         list[str] | None,
-        typer.Option("--hyperspace", help="Hyperspaces whose kernels to measure; default all.", show_default=False),
+        typer.Option(
+            "--space",
+            help="Hyperspace or space to measure kernels and networks of; may be repeated. Default: all.",
+            show_default=False,
+        ),
     ] = None,
     seed: Seed = 0,
     db: Db = None,
@@ -27,13 +31,14 @@ def profile(
     """
     from ..predictors.profiling import profile as run_profile
     from ..predictors.targets import local_target
-    from ..spaces.hyperspace import HYPERSPACES, hyperspace_named
+    from ..spaces.hyperspace import HYPERSPACES
+    from ..spaces.space import named_space
 
-    hyperspaces = [hyperspace_named(name) for name in hyperspace or HYPERSPACES]
+    sources = [named_space(name) for name in space or HYPERSPACES]
     budget_s = seconds(budget)
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
         result = run_profile(
-            database, local_target(database, target), hyperspaces, budget_s, seed=seed, on_progress=on_progress
+            database, local_target(database, target), sources, budget_s, seed=seed, on_progress=on_progress
         )
     if json:
         print_json(

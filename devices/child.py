@@ -18,7 +18,7 @@ _CHUNK = 1 << 20
 _GRACE_S = 5.0
 
 
-class ChildDied(Exception):  # noqa: N818 - an event that callers turn into data
+class ChildDied(Exception):
     """The worker crashed or was killed for taking too long; the text says which, in words for the user."""
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -237,10 +237,16 @@ def evaluated_subnets(study: Study, budgets_ms: Sequence[float]) -> list[Evaluat
 
 
 def best_per_budget(found: Sequence[EvaluatedSubnet], budgets_ms: Sequence[float]) -> list[EvaluatedSubnet]:
-    """For each budget, ascending, the subnet with the best top-1 among those proposed for it (ties: the faster)."""
-    chosen = []
+    """For each budget, ascending, the subnet with the best top-1 among those proposed for it (ties: the faster).
+
+    Where none was, because the space has none that slow, it is the best one that no smaller budget has taken.
+    """
+    chosen: list[EvaluatedSubnet] = []
     for budget_ms in sorted(budgets_ms):
-        candidates = [e for e in found if e.budget_ms == budget_ms >= e.latency_ms]
+        taken = {e.trial for e in chosen}
+        fitting = [e for e in found if e.latency_ms <= budget_ms and e.trial not in taken]
+        candidates = [e for e in fitting if e.budget_ms == budget_ms] or fitting
         if candidates:
-            chosen.append(max(candidates, key=lambda e: (e.top1, -e.latency_ms)))
+            best = max(candidates, key=lambda e: (e.top1, -e.latency_ms))
+            chosen.append(replace(best, budget_ms=budget_ms))
     return chosen

@@ -24,6 +24,7 @@ TERMS = (
     "output_bytes",
     "weight_bytes",
     "edge_rows",
+    "tail_macs",
 )
 """Terms of the physics fit; a kernel's latency is a non-negative combination of them."""
 
@@ -97,7 +98,8 @@ def physics_terms(kernel: Kernel) -> np.ndarray:
 
     `padded_macs` counts what vector units execute: outputs rounded up to 16, summands to 4, for each group;
     `column_bytes` is the traffic of gathering windows into columns (im2col), absent for pointwise and depthwise;
-    `edge_rows` are output rows, each of which starts and ends with a partial tile.
+    `edge_rows` are output rows, each of which starts and ends with a partial tile; `tail_macs` is the work in channels
+    beyond the last full vector of 16, done one by one.
     """
     m, n, k = _product_shape(kernel)
     work = macs(kernel)
@@ -118,6 +120,7 @@ def physics_terms(kernel: Kernel) -> np.ndarray:
         output_bytes(kernel),
         weight_bytes(kernel),
         rows * n if work else rows,
+        m * k * (n % 16) if work else 0,
     )
     return np.array([1.0, *(term / 1000 for term in terms)])
 

@@ -14,19 +14,10 @@ from ..db.engine import Database
 from ..db.predictors import add_latency_table, find_latency_table
 from ..results import LatencyTable
 from ..spaces.codes import block_keys, block_layers
-from ..spaces.hyperspace import HYPERSPACES, Hyperspace, hyperspace_named
-from ..spaces.space import Space
+from ..spaces.space import Space, named_space
 from .layer_kernels import layer_kernels
 from .targets import local_target
 from .versions import PredictorVersion
-
-
-def named_space(name: str) -> tuple[Hyperspace, Space | None]:
-    """A hyperspace (`small32`) or one of its spaces (`small32-5125-0312`); raises NotFound or InvalidInput."""
-    if name in HYPERSPACES or "-" not in name:
-        return hyperspace_named(name), None
-    space = Space.decode(name)
-    return space.hyperspace, space
 
 
 def latency_table(
@@ -40,7 +31,9 @@ def latency_table(
     A block's latency is the sum of its layers' kernels, corrected as in a network: the correction is linear, so
     block latencies add up to the network's.
     """
-    hyperspace, space = named_space(space_name)
+    source = named_space(space_name)
+    space = source if isinstance(source, Space) else None
+    hyperspace = source.hyperspace if isinstance(source, Space) else source
     keys = block_keys(hyperspace, space)
     columns = np.array(keys, np.int32)
     # Everything but the functions of the block types, whose addresses differ from run to run.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from ..kernels.onnx_file import check_model, fix_shapes, precision
 from ..kernels.quantise import quantise_for_timing
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.onnx_network import network_model, random_parameters
-from ..spaces.space import random_space, random_subnet
+from ..spaces.space import Space, random_space, random_subnet
 from .targets import LocalTarget
 
 QUANTISED_NOTE = "fp32 file quantised with random calibration, for timing only"
@@ -59,14 +60,14 @@ def load_network(database: Database, sha256: str) -> tuple[bytes, str]:
 
 
 def sample_networks(
-    hyperspaces: list[Hyperspace], count: int, target: LocalTarget, rng: np.random.Generator
+    sources: Sequence[Hyperspace | Space], count: int, target: LocalTarget, rng: np.random.Generator
 ) -> list[tuple[str, bytes]]:
-    """(name, ONNX file with random weights) of random subnets of random spaces, in turn from each hyperspace."""
+    """(name, ONNX file with random weights) of random subnets, in turn from each space or hyperspace."""
     found = []
     for i in range(count):
-        hyperspace = hyperspaces[i % len(hyperspaces)]
-        subnet = random_subnet(random_space(hyperspace, rng), rng)
-        network = subnet.network(hyperspace.nominal_classes)
+        source = sources[i % len(sources)]
+        subnet = random_subnet(source if isinstance(source, Space) else random_space(source, rng), rng)
+        network = subnet.network(subnet.space.hyperspace.nominal_classes)
         parameters = random_parameters(network.layers, target.weight_bits, seed=i)
         found.append((subnet.encoding, network_model(network, parameters, target.precision)))
     return found

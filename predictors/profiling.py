@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -18,9 +18,9 @@ from ..devices.local import LocalDevice
 from ..errors import MeasurementError
 from ..kernels.costs import is_view
 from ..kernels.kernel import Kernel
-from ..spaces.codes import hyperspace_layers
 from ..spaces.hyperspace import Hyperspace
-from ..spaces.layers import Layer, is_stem
+from ..spaces.layers import Layer
+from ..spaces.space import Space, random_space, random_subnet
 from .accuracy import accuracy
 from .correction import MIN_NETWORKS, NetworkSum, fit_correction
 from .features import path
@@ -38,12 +38,11 @@ NETWORK_VISITS = 3
 FIRST_PASS = 0.55
 """Share of the time for kernels that goes into new ones; the rest visits them again."""
 MAX_POOL_LAYERS = 6000
+DRAWN_NETWORKS = 2000
 POOL_LAYERS_PER_SECOND = 20
 """Layers split into kernels for every second of budget: about a tenth of the time goes there."""
 MIN_KERNELS = 30
 HELD_OUT_SHARE = 0.1
-
-Item = TypeVar("Item")
 
 OnProgress = Callable[[str, float, float], None]
 """(phase, done, total)."""
@@ -78,13 +77,13 @@ def is_held_out(kernel_hash: str) -> bool:
 def profile(
     database: Database,
     target: LocalTarget,
-    hyperspaces: Sequence[Hyperspace],
+    sources: Sequence[Hyperspace | Space],
     budget_s: float,
     *,
     seed: int = 0,
     on_progress: OnProgress = lambda *_: None,
 ) -> Profile:
-    """Measure kernels and networks of these hyperspaces for `budget_s` seconds, fit, store the next version.
+    """Measure kernels and networks of these spaces or hyperspaces for `budget_s` seconds, fit, store a new version.
 
     Measurements of earlier sittings with the same runtime version are used too, and their kernels are not
     measured a first time again.
@@ -92,10 +91,10 @@ def profile(
     started = time.monotonic()
     rng = np.random.default_rng(seed)
     pool_layers = min(MAX_POOL_LAYERS, int(POOL_LAYERS_PER_SECOND * budget_s))
-    pool = kernel_pool(database, hyperspaces, target, pool_layers, rng, on_progress)
+    pool = kernel_pool(database, sources, target, pool_layers, rng, on_progress)
     with LocalDevice(target.target) as device:
         measurer = Measurer(database, target, device)
-        networks = sample_networks(list(hyperspaces), NETWORKS, target, rng)
+        networks = sample_networks(sources, NETWORKS, target, rng)
         prepared = [(name, prepare(data, target, name)) for name, data in networks]
         visits: dict[str, list[float]] = defaultdict(list)
 
@@ -129,41 +128,51 @@ def profile(
 
 def kernel_pool(
     database: Database,
-    hyperspaces: Sequence[Hyperspace],
+    sources: Sequence[Hyperspace | Space],
     target: LocalTarget,
     layers_in_all: int,
     rng: np.random.Generator,
     on_progress: OnProgress = lambda *_: None,
 ) -> list[Kernel]:
-    """Distinct kernels of so many layers of these hyperspaces, in the order in which to measure them."""
-    layers: list[Layer] = []
-    for hyperspace in hyperspaces:
-        found = sorted(hyperspace_layers(hyperspace), key=repr)
-        limit = max(1, layers_in_all // len(hyperspaces))
-        layers += _spread(found, lambda layer: f"{layer.op} {is_stem(layer)} {layer.groups > 1} {layer.act}", rng)[
-            :limit
-        ]
+    """Distinct kernels of so many layers that networks of the sources have, in the order in which to measure them.
+
+    Every path of the runtime has its turn early, and a share that grows with the square root of how many kernels it
+    has; within a path, what occurs in many networks comes first.
+    """
+    counts = _drawn_layers(sources, layers_in_all, rng)
     split = layer_kernels(
         target,
-        layers,
+        counts,
         database.artefacts.root.parent / "cache",
         lambda done, total: on_progress("splitting into kernels", done, total),
     )
-    unique = {kernel.hash: kernel for layer in layers for kernel in split[layer] if not is_view(kernel)}
-    return _spread(list(unique.values()), path, rng)
-
-
-def _spread(items: Sequence[Item], group: Callable[[Item], str], rng: np.random.Generator) -> list[Item]:
-    """The items in an order in which every group has its turn early, and a share that grows with the square root of
-    its size."""
-    groups: dict[str, list[Item]] = defaultdict(list)
-    for item in items:
-        groups[group(item)].append(item)
+    weights: Counter[Kernel] = Counter()
+    for layer, count in counts.items():
+        for kernel in split[layer]:
+            if not is_view(kernel):
+                weights[kernel] += count
+    by_path: dict[str, list[Kernel]] = defaultdict(list)
+    for kernel in weights:
+        by_path[path(kernel)].append(kernel)
     ranked = []
-    for _, members in sorted(groups.items()):
-        for rank, i in enumerate(rng.permutation(len(members))):
-            ranked.append(((rank + rng.random()) / len(members) ** 0.5, members[i]))
-    return [item for _, item in sorted(ranked, key=lambda pair: pair[0])]
+    for _, kernels in sorted(by_path.items()):
+        # Efraimidis and Spirakis, 2006: sorting by u^(1/w) draws without replacement in proportion to w.
+        keys = np.log(rng.random(len(kernels))) / np.array([weights[kernel] for kernel in kernels])
+        for rank, i in enumerate(np.argsort(-keys, kind="stable")):
+            ranked.append(((rank + rng.random()) / len(kernels) ** 0.5, kernels[i]))
+    return [kernel for _, kernel in sorted(ranked, key=lambda pair: pair[0])]
+
+
+def _drawn_layers(sources: Sequence[Hyperspace | Space], limit: int, rng: np.random.Generator) -> Counter[Layer]:
+    """How often each layer occurs in random networks of the sources; at most `limit` distinct layers."""
+    counts: Counter[Layer] = Counter()
+    for i in range(DRAWN_NETWORKS):
+        source = sources[i % len(sources)]
+        subnet = random_subnet(source if isinstance(source, Space) else random_space(source, rng), rng)
+        counts.update(layer.workload for layer in subnet.network(subnet.space.hyperspace.nominal_classes).layers)
+        if len(counts) >= limit:
+            break
+    return counts
 
 
 def _measure_until(

@@ -15,7 +15,8 @@ from ..devices.local import LocalDevice
 from ..errors import InvalidInput
 from ..results import LatencyTable, Prediction, SubnetLatencies, TargetInfo
 from ..spaces.codes import check_genes
-from .latency_table import latency_table, named_space
+from ..spaces.space import Space, named_space
+from .latency_table import latency_table
 from .lookup import LatencyLookup
 from .networks import load_network, prepare, store_network
 from .splitting import split_network
@@ -76,8 +77,8 @@ class LatencyService:
 
     def predict_subnets(self, space: str, target: str, genes: np.ndarray) -> SubnetLatencies:
         """Predict subnets of a space from the genes (subnets, genes)."""
-        _, chosen = named_space(space)
-        if chosen is None:
+        chosen = named_space(space)
+        if not isinstance(chosen, Space):
             raise InvalidInput(
                 f"'{space}' is a hyperspace.", "Name the space of the subnets, such as small32-5125-0312."
             )

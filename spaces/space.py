@@ -72,6 +72,11 @@ class Space:
         return windows[self.windows[stage - 1]] if stage else windows[0]
 
 
+def named_space(name: str) -> Hyperspace | Space:
+    """A hyperspace (`small32`) or one of its spaces (`small32-5125-0312`); raises NotFound or InvalidInput."""
+    return Space.decode(name) if "-" in name else hyperspace_named(name)
+
+
 @dataclass(frozen=True)
 class Subnet:
     """One network of a space: a resolution, a stem width, and one choice per block of every stage."""

@@ -191,13 +191,19 @@ def test_a_search_resumes_and_finds_one_for_each_budget(url, lookup, budgets_ms)
     assert all(e.latency_ms <= e.budget_ms for e in best)
 
 
-def evaluated(top1, latency_ms, budget_ms):
-    return EvaluatedSubnet(extreme_subnet(SPACE, largest=False), 0, top1, latency_ms, budget_ms)
+def evaluated(top1, latency_ms, budget_ms, trial=0):
+    return EvaluatedSubnet(extreme_subnet(SPACE, largest=False), trial, top1, latency_ms, budget_ms)
 
 
 def test_the_best_of_a_budget_is_the_most_accurate_then_the_faster():
-    accurate, faster, slower = evaluated(0.9, 1.0, 1.0), evaluated(0.9, 0.9, 1.0), evaluated(0.8, 0.5, 1.0)
-    assert best_per_budget([accurate, faster, slower], [2.0, 1.0]) == [faster]
+    found = [evaluated(0.9, 1.0, 1.0, 1), evaluated(0.9, 0.9, 1.0, 2), evaluated(0.8, 0.5, 1.0, 3)]
+    assert [e.trial for e in best_per_budget(found, [1.0])] == [2]
+
+
+def test_a_budget_that_no_subnet_is_slow_enough_for_gets_the_next_best():
+    found = [evaluated(0.9, 1.0, 1.0, 1), evaluated(0.9, 0.9, 1.0, 2), evaluated(0.8, 0.5, 1.0, 3)]
+    best = best_per_budget(found, [2.0, 1.0])
+    assert [(e.trial, e.budget_ms) for e in best] == [(2, 1.0), (1, 2.0)]
 
 
 def test_what_meets_no_budget_is_chosen_for_none():

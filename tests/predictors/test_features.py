@@ -28,6 +28,7 @@ def test_a_pointwise_convolution(make):
             "output_bytes": 100 * 40,
             "weight_bytes": constants(40, 40 * 24),
             "edge_rows": 10 * 40,
+            "tail_macs": 100 * 24 * 8,  # 40 outputs are two vectors and 8
         }
     )
 
@@ -45,6 +46,7 @@ def test_a_dense_convolution_with_a_stride(make):
             "output_bytes": 25 * 32,
             "weight_bytes": constants(32, 32 * 54),
             "edge_rows": 5 * 32,
+            "tail_macs": 0,
         }
     )
 
@@ -62,6 +64,7 @@ def test_a_depthwise_convolution(make):
             "output_bytes": 64 * 20,
             "weight_bytes": constants(20, 20 * 25),
             "edge_rows": 8 * 20,
+            "tail_macs": 64 * 25 * 4,
         }
     )
 
@@ -79,6 +82,7 @@ def test_a_grouped_convolution_pads_every_group(make):
             "output_bytes": 64 * 36,
             "weight_bytes": constants(36, 36 * 54),
             "edge_rows": 8 * 36,
+            "tail_macs": 64 * 54 * 4,
         }
     )
 
@@ -96,6 +100,7 @@ def test_a_matrix_product(make):
             "output_bytes": 40,
             "weight_bytes": 1200 + 40,
             "edge_rows": 10,
+            "tail_macs": 30 * 10,
         }
     )
 
@@ -113,6 +118,7 @@ def test_a_sum_moves_bytes_and_multiplies_nothing(make):
             "output_bytes": 800,
             "weight_bytes": 0,
             "edge_rows": 5,
+            "tail_macs": 0,
         }
     )
 

@@ -33,7 +33,7 @@ def kernels(make):
 
 def smooth_latency_of(kernel):
     """A made-up device: bytes and multiply-accumulates."""
-    return float(physics_terms(kernel) @ [0.001, 1e-4, 5e-5, 0, 0, 1e-4, 2e-4, 1e-4, 0])
+    return float(physics_terms(kernel) @ [0.001, 1e-4, 5e-5, 0, 0, 1e-4, 2e-4, 1e-4, 0, 0])
 
 
 def latency_of(kernel):

@@ -19,8 +19,8 @@ from milliseek.spaces.codes import (
     decode_genes,
     encode_genes,
     gene_count,
-    hyperspace_layers,
     pack_keys,
+    possible_layers,
     subnet_keys,
 )
 from milliseek.spaces.hyperspace import ONNXW, SMALL32, TINY32
@@ -93,7 +93,7 @@ def test_a_space_offers_no_block_beyond_its_hyperspace_and_all_of_its_subnets(rn
 
 
 def test_every_layer_of_a_random_network_is_among_those_of_the_hyperspace():
-    layers = hyperspace_layers(TINY32)
+    layers = possible_layers(TINY32)
     rng = np.random.default_rng(3)
     for _ in range(20):
         network = random_subnet(random_space(TINY32, rng), rng).network(TINY32.nominal_classes)
