@@ -88,7 +88,7 @@ def parse_data(option: str, size: int = SIZE) -> Pictures:
 
 
 def digits(size: int = SIZE) -> Pictures:
-    """The 1797 handwritten digits of scikit-learn, enlarged, split 60/20/20 with equal shares of each class."""
+    """The 1797 handwritten digits of scikit-learn, enlarged, split 50/15/35 with equal shares of each class."""
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
@@ -96,7 +96,7 @@ def digits(size: int = SIZE) -> Pictures:
     enlarged = resize(grey, size).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     rgb = enlarged.expand(-1, -1, -1, 3).contiguous().numpy()
     labels = labels.astype(np.int64)
-    test, val, train = _stratified(labels, (0.2, 0.25))
+    test, val, train = _stratified(labels, (0.35, 0.23))
     parts = {name: Split(rgb[index], labels[index]) for name, index in (("train", train), ("val", val), ("test", test))}
     return _pictures(parts["train"], parts["val"], parts["test"], tuple(map(str, range(10))))
 

@@ -23,7 +23,8 @@ BATCH = 64
 class Measurer:
     """One sitting on a local target: measures kernels and networks and stores every visit.
 
-    A kernel that the runtime refuses is remembered in `failures` and skipped from then on.
+    A kernel that the runtime refuses is remembered in `failures` and skipped from then on; `quiet` holds the hashes
+    of kernels that had an undisturbed visit.
     """
 
     def __init__(self, database: Database, target: LocalTarget, device: LocalDevice) -> None:
@@ -32,6 +33,7 @@ class Measurer:
         self.device = device
         self.sitting = str(uuid.uuid4())
         self.failures: dict[str, str] = {}
+        self.quiet: set[str] = set()
         self._ids: dict[str, int] = {}
 
     def measure_kernels(
@@ -54,6 +56,8 @@ class Measurer:
                     self.failures[kernel.hash] = visit.error
                     continue
                 rows.append((kernel, visit, datetime.now(UTC)))
+                if not visit.disturbed:
+                    self.quiet.add(kernel.hash)
                 done += 1
                 on_visit(done)
                 if len(rows) == BATCH:

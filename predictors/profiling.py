@@ -24,7 +24,7 @@ from ..spaces.space import Space, random_space, random_subnet
 from .accuracy import accuracy
 from .correction import MIN_NETWORKS, NetworkSum, fit_correction
 from .features import path
-from .kernel_model import fit_kernel_model
+from .kernel_model import FLOOR_MS, fit_kernel_model
 from .layer_kernels import layer_kernels
 from .measuring import Measurer, kernel_of
 from .networks import prepare, sample_networks
@@ -34,14 +34,17 @@ from .targets import LocalTarget
 
 NETWORKS = 15
 """Whole networks measured for the correction; the notes found 10 to 20 enough."""
-NETWORK_VISITS = 3
+ENOUGH_NETWORKS = 6
+MORE_ROUNDS = 3
 FIRST_PASS = 0.55
 """Share of the time for kernels that goes into new ones; the rest visits them again."""
+BUSY_FACTOR, BUSY_EXTRA_S = 2.0, 120.0
+"""On a busy machine most visits are disturbed: profiling goes on so long beyond its budget until it has enough."""
 MAX_POOL_LAYERS = 6000
 DRAWN_NETWORKS = 2000
 POOL_LAYERS_PER_SECOND = 20
 """Layers split into kernels for every second of budget: about a tenth of the time goes there."""
-MIN_KERNELS = 30
+MIN_KERNELS, ENOUGH_KERNELS = 30, 45
 HELD_OUT_SHARE = 0.1
 
 OnProgress = Callable[[str, float, float], None]
@@ -88,42 +91,72 @@ def profile(
     Measurements of earlier sittings with the same runtime version are used too, and their kernels are not
     measured a first time again.
     """
-    started = time.monotonic()
+    plan = _Plan(budget_s)
     rng = np.random.default_rng(seed)
     pool_layers = min(MAX_POOL_LAYERS, int(POOL_LAYERS_PER_SECOND * budget_s))
     pool = kernel_pool(database, sources, target, pool_layers, rng, on_progress)
+    known = {row.hash for row in _stored(database, target)}
     with LocalDevice(target.target) as device:
         measurer = Measurer(database, target, device)
-        networks = sample_networks(sources, NETWORKS, target, rng)
-        prepared = [(name, prepare(data, target, name)) for name, data in networks]
+        networks = [
+            (name, prepare(data, target, name)) for name, data in sample_networks(sources, NETWORKS, target, rng)
+        ]
         visits: dict[str, list[float]] = defaultdict(list)
 
-        def visit_networks() -> None:
-            for name, model in prepared:
+        def visit_networks(until: float) -> None:
+            for name, model in networks:
+                if plan.spent(until, enough=len(visits) >= ENOUGH_NETWORKS):
+                    return
                 visit = measurer.measure_network(model, name)
                 if not visit.disturbed and visit.latency_ms is not None:
                     visits[name].append(visit.latency_ms)
 
-        visit_networks()
-        deadline = started + 0.93 * budget_s
-        middle = time.monotonic() + FIRST_PASS * (deadline - time.monotonic())
-        known = {row.hash for row in _stored(database, target)}
-        fresh = [kernel for kernel in pool if kernel.hash not in known]
-        order = fresh or pool
-        _measure_until(measurer, order, middle, deadline, started, on_progress)
-        visit_networks()
+        def visit_kernels(kernels: Sequence[Kernel], until: float) -> None:
+            measurer.measure_kernels(
+                kernels,
+                lambda: not plan.spent(until, enough=len(known | measurer.quiet) >= ENOUGH_KERNELS),
+                lambda _: on_progress("measuring kernels", plan.elapsed, plan.deadline - plan.started),
+            )
+
+        # The visits of one kernel or network lie apart, so that no single slow minute spoils all of them.
+        visit_networks(plan.at(0.3))
+        visit_kernels([kernel for kernel in pool if kernel.hash not in known] or pool, plan.at(FIRST_PASS))
+        visit_networks(plan.at(0.75))
         again = [kernel for kernel in _measured_kernels(database, target) if kernel.hash not in measurer.failures]
-        again = [again[i] for i in rng.permutation(len(again))]
-        _measure_until(measurer, again, deadline, deadline, started, on_progress)
-        visit_networks()
+        visit_kernels([again[i] for i in rng.permutation(len(again))], plan.at(0.85))
+        for _ in range(MORE_ROUNDS):
+            visit_networks(plan.deadline)
         calibration = [
             CalibrationNetwork(
                 name, tuple(use.kernel for use in split_network(device, model.data)), tuple(visits[name])
             )
-            for name, model in prepared
+            for name, model in networks
             if visits[name]
         ]
-    return _fit_and_store(database, target, calibration, started, seed)
+    return _fit_and_store(database, target, calibration, plan.started, seed)
+
+
+class _Plan:
+    """What a time budget means: a share is left for fitting, and a busy machine gets more time rather than nothing."""
+
+    def __init__(self, budget_s: float) -> None:
+        self.started = time.monotonic()
+        self.deadline = self.started + 0.9 * budget_s
+        self._limit = self.started + BUSY_FACTOR * budget_s + BUSY_EXTRA_S
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def at(self, share: float) -> float:
+        """The moment when this share of the time from now to the deadline is over."""
+        now = time.monotonic()
+        return now + share * (self.deadline - now)
+
+    def spent(self, until: float, *, enough: bool) -> bool:
+        """Whether to stop: at `until`, or while there is not `enough` data yet only at the hard limit."""
+        return time.monotonic() >= (until if enough else max(until, self._limit))
 
 
 def kernel_pool(
@@ -175,20 +208,6 @@ def _drawn_layers(sources: Sequence[Hyperspace | Space], limit: int, rng: np.ran
     return counts
 
 
-def _measure_until(
-    measurer: Measurer,
-    kernels: Sequence[Kernel],
-    until: float,
-    deadline: float,
-    started: float,
-    on_progress: OnProgress,
-) -> None:
-    def on_visit(_: int) -> None:
-        on_progress("measuring kernels", time.monotonic() - started, deadline - started)
-
-    measurer.measure_kernels(kernels, lambda: time.monotonic() < until, on_visit)
-
-
 def _stored(database: Database, target: LocalTarget) -> list[Any]:
     with database.session(read_only=True) as session:
         return list(kernel_measurements(session, target.row_id, runtime_version=target.runtime_version))
@@ -217,7 +236,7 @@ def _fit_and_store(
     held_out: dict[str, Any] = {"kernels": len(test)}
     if test:
         predicted, _ = model.predict([kernel_of(specs[key]) for key in test])
-        held_out |= accuracy(predicted, np.array([best[key] for key in test]))
+        held_out |= accuracy(predicted, np.maximum([best[key] for key in test], FLOOR_MS))
     sums = []
     for network in calibration:
         latency_ms, _ = model.predict(network.kernels)
