@@ -79,17 +79,19 @@ def quickstart(
     out.print(f"\nSpace {space} for {local.name}, {seconds:.0f} s")
     rows = [
         (
-            Path(s["path"]).name + (" (dominated)" if s["dominated"] else ""),
+            Path(s["path"]).name,
             milliseconds(s["budget_ms"]),
-            percent(s["top1"]),
+            percent(s["top1"]) + ("*" if s["dominated"] else ""),
             f"{milliseconds(s['predicted_ms'])} ({'-'.join(map(milliseconds, s['interval_ms']))})",
             milliseconds(s["measured_ms"]) + ("?" if s["disturbed"] else ""),
             size(s["size_bytes"]),
         )
         for s in subnets
     ]
-    print_table(("file", "budget ms", "top-1", "predicted ms", "measured ms", "size"), rows)
+    print_table(("file", "budget", "top-1", "predicted ms", "measured", "size"), rows)
     note(f"files are in {folder.absolute()}")
+    if any(s["dominated"] for s in subnets):
+        note("* dominated: another file is as accurate and as fast, and better in one of them")
     if any(s["disturbed"] for s in subnets):
         note("? the machine was busy at every visit; measure again: milliseek measure FILE")
 

@@ -246,8 +246,7 @@ def export_subnets(
         on_progress("exporting", i, len(chosen))
         metadata = {"milliseek.study": f"{study}:{candidate.trial}", "milliseek.target": target.name}
         model = build(supernet, candidate.subnet, pictures, calibration, metadata=metadata)
-        name = f"{study}-{candidate.trial}-{candidate.latency_ms:.3g}ms.onnx"
-        path = write_file(folder / name, model.data)
+        path = write_file(folder / f"{study}-{candidate.trial}.onnx", model.data)
         built.append((candidate, model, path, client.predict(model.data, target.name)))
     measured = measure_models(
         database,
