@@ -64,6 +64,12 @@ class ServiceError(MilliseekError):
     code = "UNAVAILABLE"
 
 
+class Interrupted(MilliseekError):
+    """The user pressed ctrl-C."""
+
+    code = "CANCELLED"
+
+
 class MissingExtra(MilliseekError):
     """An optional package is not installed."""
 

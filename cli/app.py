@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from .. import __version__
-from ..errors import MilliseekError
+from ..errors import Interrupted, MilliseekError
 from . import database, devices, export, models, profile, quickstart, search, serve, show, spaces, supernet
 from .output import show_error
 
+
+class _Commands(TyperGroup):
+    """Ctrl-C is an ordinary failure with a remedy: Typer would end with exit code 130 and say nothing."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            raise Interrupted("Interrupted.", "The same command goes on where it stopped.") from None
+
+
 app = typer.Typer(
+    cls=_Commands,
     name="milliseek",
     help="Neural architecture search that knows how many milliseconds your device needs.",
     no_args_is_help=True,
@@ -59,9 +72,6 @@ def main() -> None:
         app()
     except MilliseekError as error:
         show_error(error, as_json=as_json)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        show_error(MilliseekError("Interrupted.", "The same command goes on where it stopped."), as_json=as_json)
         sys.exit(1)
     except BrokenPipeError:
         sys.stderr.close()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import onnx
+import psutil
 import pytest
 
 from milliseek.spaces.hyperspace import TINY32
@@ -169,6 +171,28 @@ def test_measuring_a_file(milliseek: Milliseek, small_model: Path) -> None:
     (model,) = measured["models"]
     assert model["measured_ms"] > 0
     assert measured["target"].endswith("/onnxruntime/int8")
+
+
+def test_ctrl_c_is_one_sentence_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    process = psutil.Popen(
+        command("quickstart", "--minutes", "1"),
+        env=environment(tmp_path / "home"),
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    while not (children := process.children(recursive=True)):
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert out == ""
+    assert "Interrupted. " in err.replace("\n", " ")
+    assert "Traceback" not in err
+    _, alive = psutil.wait_procs(children, timeout=30)
+    assert alive == []
 
 
 def test_an_unreachable_service_is_named(milliseek: Milliseek, small_model: Path) -> None:
