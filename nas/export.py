@@ -20,7 +20,13 @@ from .evaluation import predictions, recalibrate
 from .supernet import Supernet
 
 TOLERANCE = 0.005
-"""Largest difference between the file's and the network's top-1 that is accepted."""
+"""Difference between the file's and the network's top-1 that is always accepted."""
+CHANCE = 3.0
+"""So many standard deviations of what rounding explains are accepted too.
+
+Runtime and training round halves of a code differently, which turns pictures near a class boundary either way: d
+pictures with another answer change the share of right ones by sqrt(d) / n, if nothing else is wrong.
+"""
 
 
 @dataclass(frozen=True)
@@ -42,23 +48,27 @@ def build(
 ) -> CheckedModel:
     """The file of a subnet, run picture by picture in ONNX Runtime and compared with the trained network.
 
-    Raises MeasurementError where validation and test pictures together show more than `TOLERANCE` difference.
+    Raises MeasurementError where validation and test pictures together differ by more than `TOLERANCE` and by more than
+    rounding explains (`CHANCE`).
     """
     statistics = recalibrate(supernet, subnet, calibration)
     parameters = network_parameters(supernet, subnet, statistics)
     network = subnet.network(supernet.classes)
     properties = {**_preprocessing(subnet, pictures), **(metadata or {})}
     data = network_model(network, parameters, precision, properties)
+    changed = 0
     right: dict[SplitName, tuple[np.ndarray, np.ndarray]] = {}
     for split in ("val", "test"):
         labels = pictures.split(split).labels
         trained = predictions(supernet, subnet, statistics, pictures, split).argmax(1).numpy()
-        right[split] = (file_predictions(data, pictures, split, subnet.resolution) == labels, trained == labels)
+        answers = file_predictions(data, pictures, split, subnet.resolution)
+        right[split] = (answers == labels, trained == labels)
+        changed += int((answers != trained).sum())
     both = [np.concatenate(found) for found in zip(*right.values(), strict=True)]
-    if abs(both[0].mean() - both[1].mean()) > TOLERANCE:
+    if abs(both[0].mean() - both[1].mean()) > max(TOLERANCE, CHANCE * changed**0.5 / len(both[0])):
         raise MeasurementError(
             f"The file of {subnet.encoding} reaches {both[0].mean():.2%} top-1 in ONNX Runtime, the trained network "
-            f"{both[1].mean():.2%}: more than {TOLERANCE:.1%} apart.",
+            f"{both[1].mean():.2%}: further apart than rounding explains.",
             "The runtime computes something else than was trained; please report it with your CPU model.",
         )
     file_right, trained_right = right["test"]
