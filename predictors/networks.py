@@ -16,7 +16,7 @@ from ..kernels.onnx_file import check_model, fix_shapes, precision
 from ..kernels.quantise import quantise_for_timing
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.onnx_network import network_model, random_parameters
-from ..spaces.space import Space, random_space, random_subnet
+from ..spaces.space import Space, drawn_subnet
 from .targets import LocalTarget
 
 QUANTISED_NOTE = "fp32 file quantised with random calibration, for timing only"
@@ -65,8 +65,7 @@ def sample_networks(
     """(name, ONNX file with random weights) of random subnets, in turn from each space or hyperspace."""
     found = []
     for i in range(count):
-        source = sources[i % len(sources)]
-        subnet = random_subnet(source if isinstance(source, Space) else random_space(source, rng), rng)
+        subnet = drawn_subnet(sources[i % len(sources)], rng)
         network = subnet.network(subnet.space.hyperspace.nominal_classes)
         parameters = random_parameters(network.layers, target.weight_bits, seed=i)
         found.append((subnet.encoding, network_model(network, parameters, target.precision)))

@@ -20,7 +20,7 @@ from ..kernels.costs import is_view
 from ..kernels.kernel import Kernel
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.layers import Layer
-from ..spaces.space import Space, random_space, random_subnet
+from ..spaces.space import Space, drawn_subnet
 from .accuracy import accuracy
 from .correction import MIN_NETWORKS, NetworkSum, fit_correction
 from .features import path
@@ -39,7 +39,7 @@ MORE_ROUNDS = 3
 FIRST_PASS = 0.55
 """Share of the time for kernels that goes into new ones; the rest visits them again."""
 BUSY_FACTOR, BUSY_EXTRA_S = 2.0, 120.0
-"""On a busy machine most visits are disturbed: profiling goes on so long beyond its budget until it has enough."""
+"""On a busy machine most visits are disturbed: until there is enough, profiling may take this much in all."""
 MAX_POOL_LAYERS = 6000
 DRAWN_NETWORKS = 2000
 POOL_LAYERS_PER_SECOND = 20
@@ -200,8 +200,7 @@ def _drawn_layers(sources: Sequence[Hyperspace | Space], limit: int, rng: np.ran
     """How often each layer occurs in random networks of the sources; at most `limit` distinct layers."""
     counts: Counter[Layer] = Counter()
     for i in range(DRAWN_NETWORKS):
-        source = sources[i % len(sources)]
-        subnet = random_subnet(source if isinstance(source, Space) else random_space(source, rng), rng)
+        subnet = drawn_subnet(sources[i % len(sources)], rng)
         counts.update(layer.workload for layer in subnet.network(subnet.space.hyperspace.nominal_classes).layers)
         if len(counts) >= limit:
             break

@@ -85,14 +85,6 @@ def block_keys(hyperspace: Hyperspace, space: Space | None = None) -> list[Block
     return sorted(keys)
 
 
-def possible_layers(source: Hyperspace | Space) -> set[Layer]:
-    """Workloads of all layers that any network of a hyperspace, or of one space, can have."""
-    space = source if isinstance(source, Space) else None
-    hyperspace = source.hyperspace if isinstance(source, Space) else source
-    keys = block_keys(hyperspace, space)
-    return {layer.workload for key in keys for layer in block_layers(hyperspace, key)}
-
-
 def _choices(
     hyperspace: Hyperspace, space: Space | None, s: int
 ) -> tuple[tuple[tuple[int, ...], ...], list[tuple[int, int, int]]]:

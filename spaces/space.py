@@ -188,6 +188,11 @@ def random_subnet(space: Space, rng: np.random.Generator, resolution: int | None
     return Subnet(space, chosen, int(rng.choice(hyperspace.stem_widths)), tuple(stages))
 
 
+def drawn_subnet(source: Hyperspace | Space, rng: np.random.Generator) -> Subnet:
+    """A random subnet of a space, or of a random space of a hyperspace."""
+    return random_subnet(source if isinstance(source, Space) else random_space(source, rng), rng)
+
+
 def extreme_subnet(space: Space, *, largest: bool) -> Subnet:
     """The subnet with every choice at its maximum, or at its minimum."""
     pick = max if largest else min

@@ -9,7 +9,7 @@ import pytest
 from onnx import numpy_helper
 
 from milliseek.devices.facts import local_facts, weight_bits
-from milliseek.spaces.codes import possible_layers
+from milliseek.spaces.codes import block_keys, block_layers
 from milliseek.spaces.hyperspace import TINY32
 from milliseek.spaces.layers import Layer, Network, NetworkBuilder, quantised_points
 from milliseek.spaces.onnx_network import layers_model, network_model, random_parameters
@@ -40,7 +40,8 @@ def picture(network, seed=1):
 
 @pytest.fixture(scope="module")
 def some_layers():
-    return sorted(possible_layers(TINY32), key=repr)[::257]
+    layers = {layer.workload for key in block_keys(TINY32) for layer in block_layers(TINY32, key)}
+    return sorted(layers, key=repr)[::257]
 
 
 def run(model, x, *, optimise=True):
