@@ -120,5 +120,6 @@ class Child:
         code = self._process.wait()
         self._stderr.seek(0)
         lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+        lines = [line for line in lines if not line.startswith("INFO:")]  # LiteRT greets; that killed nobody
         by = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         return f"The runtime's process ended with {by}{': ' + lines[-1][:300] if lines else ''}."

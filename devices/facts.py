@@ -11,7 +11,8 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-RUNTIME_PACKAGES = ("onnxruntime",)
+RUNTIME_PACKAGES = {"onnxruntime": ("onnxruntime",), "litert": ("ai-edge-litert", "tflite-runtime")}
+"""Runtimes and the distributions that provide them, the preferred one first."""
 
 _ISA_FLAGS = {
     # x86: name in /proc/cpuinfo -> our name
@@ -105,6 +106,17 @@ def weight_bits(facts: DeviceFacts) -> int:
     return 7 if is_x86 and not any(flag in facts.isa for flag in _VNNI) else 8
 
 
+def installed_version(runtime: str) -> str | None:
+    """Version of a runtime, after its distribution's name where that is another: `1.31.0`, `tflite-runtime 2.14.0`."""
+    for package in RUNTIME_PACKAGES[runtime]:
+        try:
+            version = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+        return version if package == runtime else f"{package} {version}"
+    return None
+
+
 def device_id(cpu_model: str, machine_id: str, cpu_fields: dict[str, str]) -> str:
     """Readable slug of the CPU's name and eight hex digits that tell two such machines apart."""
     slug = re.sub(r"\((r|tm|c)\)|\bcpu\b|\bprocessor\b|@.*", " ", cpu_model.lower())
@@ -135,13 +147,8 @@ def _cpu_model(fields: dict[str, str]) -> str:
 
 
 def _runtime_versions() -> tuple[tuple[str, str], ...]:
-    found = []
-    for package in RUNTIME_PACKAGES:
-        try:
-            found.append((package, metadata.version(package)))
-        except metadata.PackageNotFoundError:
-            continue
-    return tuple(found)
+    found = ((name, installed_version(name)) for name in RUNTIME_PACKAGES)
+    return tuple((name, version) for name, version in found if version)
 
 
 def _read(path: str) -> str:

@@ -53,16 +53,20 @@ class LocalDevice:
         if child:
             child.close(at_once=at_once)
 
-    def optimise(self, model: bytes) -> bytes:
+    def optimise(self, model: bytes, *, hollow: bool = False) -> bytes:
         """The graph that the runtime executes for `model`, to be loaded with optimisation disabled.
 
-        Raises MeasurementError when the runtime refuses the model, InvalidInput for inputs without a size.
+        That of a `hollow` model (see `runtime.ZEROS`) is hollow too, and cannot be loaded. Raises MeasurementError when
+        the runtime refuses the model, InvalidInput for inputs without a size.
         """
-        return self._ask_or_raise({"op": "optimise"}, model, "optimising")[1]
+        return self._ask_or_raise({"op": "optimise", "hollow": hollow}, model, "optimising")[1]
 
-    def tensor_shapes(self, instrumented: bytes) -> dict[str, TensorInfo]:
-        """Run a model once without optimisation: shape, dtype and small integer values of inputs and outputs."""
-        answer, _ = self._ask_or_raise({"op": "shapes"}, instrumented, "running")
+    def tensor_shapes(self, instrumented: bytes, *, run: bool = True) -> dict[str, TensorInfo]:
+        """Run a model once without optimisation: shape, dtype and small integer values of inputs and outputs.
+
+        With `run` False it is only loaded; the answer is empty where that does not tell everything.
+        """
+        answer, _ = self._ask_or_raise({"op": "shapes", "run": run}, instrumented, "running")
         return {
             name: TensorInfo(tuple(shape), dtype, None if values is None else tuple(values))
             for name, (shape, dtype, values) in answer["shapes"].items()

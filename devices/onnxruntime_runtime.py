@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import tempfile
-from importlib import metadata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
-from ..errors import InvalidInput, MeasurementError, MissingExtra
-from .runtime import TensorInfo
+from ..errors import MissingExtra
+from .facts import installed_version
+from .runtime import ZEROS, TensorInfo, refusal
 from .target import Target
-
-if TYPE_CHECKING:
-    import numpy.typing as npt
+from .tensors import integers, is_small_integer, made_up, static_shape
 
 _PROVIDERS = ["CPUExecutionProvider"]
-_VALUES_UP_TO = 64
-"""Integer tensors up to this many elements are reported with their values: shapes, axes, indices."""
-
+_MODEL = "model.onnx"
+_ZEROS_BYTES = 1 << 30
+_HOLLOW = {
+    "session.optimized_model_external_initializers_file_name": "constants",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    "session.disable_prepacking": "1",  # it is never run
+}
 _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "str"}
 
 
@@ -29,8 +34,10 @@ class OnnxSession:
     def __init__(self, session: Any) -> None:
         self._session = session
         self._binding = session.io_binding()
-        for name, value in made_up_inputs(session).items():
-            self._binding.bind_ortvalue_input(name, _ort().OrtValue.ortvalue_from_numpy(value))
+        rng = np.random.default_rng(0)
+        for item in session.get_inputs():
+            value = made_up(item.name, static_shape(item.name, item.shape), _dtype(item.type), rng)
+            self._binding.bind_ortvalue_input(item.name, _ort().OrtValue.ortvalue_from_numpy(value))
         outputs = session.get_outputs()
         for output in outputs:
             self._binding.bind_output(output.name, "cpu")
@@ -45,41 +52,47 @@ class OnnxSession:
         try:
             self._session.run_with_iobinding(self._binding)
         except _runtime_errors() as error:
-            raise MeasurementError(f"ONNX Runtime cannot run the model: {_one_line(error)}") from error
+            raise refusal("ONNX Runtime", "run", error) from error
 
 
 class OnnxRuntime:
     """The CPU execution provider, `threads` intra-op threads, one inter-op thread, denormals taken as zero."""
 
     name = "onnxruntime"
+    # One Identity on a float32 tensor (1,), opset 13: written out, as boards have no onnx package.
+    probe_model = bytes.fromhex(
+        "08083a370a100a017812017922084964656e746974791201705a0f0a0178120a0a08080112040a020801"
+        "620f0a0179120a0a08080112040a02080142040a00100d"
+    )
 
     def version(self) -> str:
         """Version of the installed package."""
-        try:
-            return metadata.version("onnxruntime")
-        except metadata.PackageNotFoundError:
-            raise MissingExtra("onnxruntime", "server") from None
+        if version := installed_version(self.name):
+            return version
+        raise MissingExtra("onnxruntime", "server")
 
-    def optimise(self, model: bytes, target: Target) -> bytes:
+    def optimise(self, model: bytes, target: Target, *, hollow: bool = False) -> bytes:
         """The graph after ORT_ENABLE_ALL: fused, with NCHWc and NHWC layouts, weights already reordered.
 
         Loaded with optimisation disabled it executes the same nodes in the same time.
         """
-        with tempfile.TemporaryDirectory(prefix="milliseek-") as folder:
-            path = Path(folder) / "optimised.onnx"
-            _new_session(model, target, optimise=True, write_to=path)
+        with _folder(model) as folder:
+            path = folder / "optimised.onnx"
+            _new_session(folder / _MODEL, target, optimise=True, write_to=path, entries=_HOLLOW if hollow else {})
             return path.read_bytes()
 
-    def tensor_shapes(self, model: bytes, target: Target) -> dict[str, TensorInfo]:
+    def tensor_shapes(self, model: bytes, target: Target, *, run: bool = True) -> dict[str, TensorInfo]:
         """Run once without optimisation; what each graph input and output turned out to be, by name."""
         session = _new_session(model, target, optimise=False)
+        if not run:
+            return _inferred(session)
         try:
             values = OnnxSession(session).outputs
         except _runtime_errors() as error:
-            raise MeasurementError(f"ONNX Runtime cannot run the model: {_one_line(error)}") from error
+            raise refusal("ONNX Runtime", "run", error) from error
         found = {output.name: _describe(value) for output, value in zip(session.get_outputs(), values, strict=True)}
         for item in session.get_inputs():
-            found.setdefault(item.name, TensorInfo(_static_shape(item), _dtype(item.type)))
+            found.setdefault(item.name, TensorInfo(static_shape(item.name, item.shape), _dtype(item.type)))
         return found
 
     def load(self, model: bytes, target: Target, *, optimise: bool) -> OnnxSession:
@@ -88,45 +101,42 @@ class OnnxRuntime:
         try:
             return OnnxSession(session)
         except _runtime_errors() as error:
-            raise MeasurementError(f"ONNX Runtime cannot run the model: {_one_line(error)}") from error
+            raise refusal("ONNX Runtime", "run", error) from error
 
 
-def made_up_inputs(session: Any, seed: int = 0) -> dict[str, npt.NDArray[Any]]:
-    """Values for the inputs of a session that are legal for most networks and hide no work.
-
-    Floats are standard normal, 8-bit integers uniform over their range, other integers and booleans 1
-    (a legal token, segment and mask at once). A leading dimension without a size is taken as 1.
-    """
-    rng = np.random.default_rng(seed)
-    return {item.name: _made_up(item, rng) for item in session.get_inputs()}
-
-
-def _made_up(item: Any, rng: np.random.Generator) -> npt.NDArray[Any]:
-    shape, dtype = _static_shape(item), _dtype(item.type)
-    if dtype in ("float32", "float64", "float16"):
-        return rng.standard_normal(shape, dtype=np.float32).astype(dtype)
-    if dtype in ("int8", "uint8"):
-        limits = np.iinfo(dtype)
-        return rng.integers(limits.min, limits.max, shape, dtype=np.dtype(dtype), endpoint=True)
-    if dtype == "str":
-        return np.full(shape, "a", dtype=object)
-    try:
-        return np.ones(shape, dtype=dtype)
-    except TypeError:
-        raise MeasurementError(f"Input '{item.name}' has the type {item.type}, which cannot be made up.") from None
+@contextmanager
+def _folder(model: bytes) -> Iterator[Path]:
+    """A folder with the model and the zeros that it may refer to: a file without blocks, read as zeros."""
+    with tempfile.TemporaryDirectory(prefix="milliseek-") as name:
+        folder = Path(name)
+        (folder / _MODEL).write_bytes(model)
+        with (folder / ZEROS).open("wb") as zeros:
+            zeros.truncate(_ZEROS_BYTES)
+        yield folder
 
 
-def _static_shape(item: Any) -> tuple[int, ...]:
-    shape = [1 if axis == 0 and not isinstance(size, int) else size for axis, size in enumerate(item.shape)]
-    if unknown := [size for size in shape if not isinstance(size, int)]:
-        raise InvalidInput(
-            f"Input '{item.name}' of the model has a dimension without a size ({unknown[0] or 'unnamed'}).",
-            "Give its shape.",
-        )
-    return tuple(shape)
+def _inferred(session: Any) -> dict[str, TensorInfo]:
+    """Shapes that the runtime knows before a run; empty where it does not know them all, or values are wanted."""
+    outputs = {}
+    for item in session.get_outputs():
+        shape, dtype = tuple(item.shape), _dtype(item.type)
+        known = item.type.startswith("tensor(") and all(isinstance(size, int) for size in shape)
+        # No sizes at all may mean a scalar or that not even their number is known.
+        if not shape or not known or is_small_integer(shape, dtype):
+            return {}
+        outputs[item.name] = TensorInfo(shape, dtype)
+    inputs = session.get_inputs()
+    return {item.name: TensorInfo(static_shape(item.name, item.shape), _dtype(item.type)) for item in inputs} | outputs
 
 
-def _new_session(model: bytes, target: Target, *, optimise: bool, write_to: Path | None = None) -> Any:
+def _new_session(
+    model: bytes | Path,
+    target: Target,
+    *,
+    optimise: bool,
+    write_to: Path | None = None,
+    entries: Mapping[str, str] = MappingProxyType({}),
+) -> Any:
     ort = _ort()
     options = ort.SessionOptions()
     options.intra_op_num_threads = target.threads
@@ -136,13 +146,14 @@ def _new_session(model: bytes, target: Target, *, optimise: bool, write_to: Path
     options.graph_optimization_level = (
         ort.GraphOptimizationLevel.ORT_ENABLE_ALL if optimise else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     )
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    for key, value in {"session.set_denormal_as_zero": "1", **entries}.items():
+        options.add_session_config_entry(key, value)
     if write_to is not None:
         options.optimized_model_filepath = str(write_to)
     try:
         return ort.InferenceSession(model, options, providers=_PROVIDERS)
     except _runtime_errors() as error:
-        raise MeasurementError(f"ONNX Runtime cannot load the model: {_one_line(error)}") from error
+        raise refusal("ONNX Runtime", "load", error) from error
 
 
 def _describe(value: Any) -> TensorInfo:
@@ -151,9 +162,7 @@ def _describe(value: Any) -> TensorInfo:
     if not value.is_tensor():
         return TensorInfo((), "other")
     shape, dtype = tuple(value.shape()), _dtype(value.data_type())
-    wanted = dtype in ("int32", "int64", "bool") and int(np.prod(shape)) <= _VALUES_UP_TO
-    values = tuple(int(element) for element in value.numpy().ravel()) if wanted else None
-    return TensorInfo(shape, dtype, values)
+    return TensorInfo(shape, dtype, integers(value.numpy()) if is_small_integer(shape, dtype) else None)
 
 
 def _dtype(ort_type: str) -> str:
@@ -163,10 +172,6 @@ def _dtype(ort_type: str) -> str:
         return "sequence" if kind == "seq" else "other"
     inner = inner.rstrip(")")
     return _NUMPY_NAMES.get(inner, inner)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
 
 
 def _runtime_errors() -> tuple[type[Exception], ...]:

@@ -13,12 +13,6 @@ from .protocol import ProtocolConfig, Visit
 from .runtime import Runtime, Session
 from .target import Target
 
-PROBE_MODEL = bytes.fromhex(
-    "08083a370a100a017812017922084964656e746974791201705a0f0a0178120a0a08080112040a020801"
-    "620f0a0179120a0a08080112040a02080142040a00100d"
-)
-"""ONNX file of one Identity on a float32 tensor (1,), opset 13: written out, as boards have no onnx package."""
-
 _CLOCK_SLACK_NS = 3000
 """Reading the CPU clock is a system call; a batch may exceed its CPU time by that much."""
 
@@ -54,7 +48,7 @@ class Sitting:
         self._runtime = runtime
         self._target = target
         self._config = config
-        self._probe_session = runtime.load(PROBE_MODEL, target, optimise=False)
+        self._probe_session = runtime.load(runtime.probe_model, target, optimise=False)
         self._probes: deque[tuple[float, float]] = deque()
         if probe_best_ms is not None:
             self._probes.append((time.monotonic(), probe_best_ms))

@@ -24,6 +24,8 @@ from .target import Target, parse
 from .wire import FrameReader, Header, encode
 
 _CHUNK = 1 << 20
+_LEAST_MEMORY_BYTES = 2 << 30
+_MEMORY_SHARE = 0.75
 
 
 class Worker:
@@ -42,9 +44,9 @@ class Worker:
         """Header and payload of the answer to one request."""
         match request["op"]:
             case "optimise":
-                return {}, self._runtime.optimise(model, self._target)
+                return {}, self._runtime.optimise(model, self._target, hollow=request["hollow"])
             case "shapes":
-                return {"shapes": self._runtime.tensor_shapes(model, self._target)}, b""
+                return {"shapes": self._runtime.tensor_shapes(model, self._target, run=request["run"])}, b""
             case "measure":
                 if self._sitting is None:
                     self._sitting = Sitting(self._runtime, self._target, self._config, self._probe_best_ms)
@@ -78,6 +80,18 @@ def pin(target: Target) -> None:
     os.sched_setaffinity(0, cores)
 
 
+def limit_memory() -> None:
+    """Keep a model that asks for more memory than there is from taking it from others: the runtime refuses it then."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # not on Windows
+        return
+    machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    wanted = max(_LEAST_MEMORY_BYTES, int(_MEMORY_SHARE * machine_bytes))
+    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
+
+
 def _read_requests(source: int, requests: SimpleQueue[tuple[Header, bytes]]) -> None:
     """Queue what arrives; when the parent is gone, end at once, whatever the runtime is doing."""
     frames = FrameReader()
@@ -101,6 +115,7 @@ def main() -> None:
     os.dup2(2, 1)
     with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is all that is wanted
         os.dup2(nothing.fileno(), 0)
+    limit_memory()
     requests: SimpleQueue[tuple[Header, bytes]] = SimpleQueue()
     threading.Thread(target=_read_requests, args=(source, requests), daemon=True).start()
     worker: Worker | None = None

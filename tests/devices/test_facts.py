@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 
-from milliseek.devices.facts import DeviceFacts, device_id, isa_flags, local_facts, weight_bits
+from milliseek.devices.facts import DeviceFacts, device_id, installed_version, isa_flags, local_facts, weight_bits
 from milliseek.devices.target import Target, parse
 
 X86 = "processor\t: 0\nmodel name\t: Intel(R) Xeon(R) CPU @ 2.20GHz\nflags\t\t: fpu sse4_1 avx2 avx512f avx512_vnni\n"
@@ -19,8 +20,21 @@ def test_local_machine() -> None:
     facts = local_facts()
     assert facts.cores >= 1
     assert facts.memory_bytes > 1 << 26
-    assert "onnxruntime" in dict(facts.runtimes)
+    versions = dict(facts.runtimes)
+    assert versions["onnxruntime"] == metadata.version("onnxruntime")
+    assert versions["litert"] == f"ai-edge-litert {metadata.version('ai-edge-litert')}"
     assert parse("local/onnxruntime/int8", facts.id) == Target(facts.id, "onnxruntime", "int8")
+
+
+def test_a_board_may_have_the_older_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if package != "tflite-runtime":
+            raise metadata.PackageNotFoundError(package)
+        return "2.14.0"
+
+    monkeypatch.setattr(metadata, "version", version)
+    assert installed_version("litert") == "tflite-runtime 2.14.0"
+    assert installed_version("onnxruntime") is None
 
 
 def test_id_is_readable_and_keeps_the_machine_id_secret() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from milliseek.devices.protocol import ProtocolConfig, Visit
 from milliseek.devices.runtime import TensorInfo
-from milliseek.devices.sitting import PROBE_MODEL, Sitting
+from milliseek.devices.sitting import Sitting
 from milliseek.devices.target import Target
 from milliseek.errors import MeasurementError
 
@@ -35,6 +35,7 @@ class Clock:
 
 class FakeRuntime:
     name = "fake"
+    probe_model = b"probe"
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -51,7 +52,7 @@ class FakeRuntime:
     def load(self, model: bytes, target: Target, *, optimise: bool) -> FakeSession:
         if model == b"bad":
             raise MeasurementError("It does not load.")
-        return FakeSession(self.clock, PROBE_MS if model == PROBE_MODEL else MODEL_MS)
+        return FakeSession(self.clock, PROBE_MS if model == self.probe_model else MODEL_MS)
 
 
 class FakeSession:
