@@ -10,16 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable
 
-from .kernel import Kernel, TensorSpec
+from .kernel import TFLITE_DOMAIN, Kernel, TensorSpec
 
 _BITS = {
     **dict.fromkeys(("float64", "int64", "uint64", "complex64"), 64),
+    "complex128": 128,
     **dict.fromkeys(("float32", "int32", "uint32"), 32),
     **dict.fromkeys(("float16", "bfloat16", "int16", "uint16"), 16),
     **dict.fromkeys(("int4", "uint4"), 4),
+    "int2": 2,
 }
 
 _VIEWS = frozenset({"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Dropout"})
+_TFLITE_VIEWS = frozenset({"RESHAPE", "SQUEEZE", "EXPAND_DIMS"})
+_TFLITE_FOLDED = frozenset({"DEQUANTIZE", "DENSIFY"})
+"""Run once on a constant, before the first inference."""
 
 
 def macs(kernel: Kernel) -> int:
@@ -43,17 +48,25 @@ def output_bytes(kernel: Kernel) -> int:
     return _bytes(spec for spec in kernel.outputs if spec is not None)
 
 
+def element_bits(dtype: str) -> int:
+    """Bits of one element, by numpy's name of its type; 8 for what is not known."""
+    return _BITS.get(dtype, 8)
+
+
 def is_view(kernel: Kernel) -> bool:
     """Whether the runtime gives the node its input's buffer as output when it stands inside a network.
 
     Timed alone such a kernel copies its input, as its output is a graph output then; inside it costs the
-    dispatch of a node only.
+    dispatch of a node only. So does what TFLite unpacks of a constant once.
     """
+    if kernel.domain == TFLITE_DOMAIN:
+        folded = kernel.op_type in _TFLITE_FOLDED and not input_bytes(kernel)
+        return folded or kernel.op_type in _TFLITE_VIEWS
     return not kernel.domain and kernel.op_type in _VIEWS
 
 
 def _bytes(specs: Iterable[TensorSpec]) -> int:
-    return sum((spec.size * _BITS.get(spec.dtype, 8) + 7) // 8 for spec in specs)
+    return sum((spec.size * element_bits(spec.dtype) + 7) // 8 for spec in specs)
 
 
 def _shape(specs: tuple[TensorSpec | None, ...], position: int) -> tuple[int, ...]:
@@ -131,6 +144,32 @@ def _einsum(kernel: Kernel) -> int:
     return math.prod(sizes.values()) if len(terms) > 1 else 0
 
 
+def _tflite_transpose_conv(kernel: Kernel) -> int:
+    """Every input element is spread over out x window; the input is the third, after the output's shape."""
+    filters = kernel.filter
+    return math.prod(_shape(kernel.inputs, 2)) * filters.size // filters.shape[1] if filters and filters.size else 0
+
+
+def _tflite_fully_connected(kernel: Kernel) -> int:
+    """Weights are (out, in)."""
+    weights = _shape(kernel.inputs, 1)
+    return _out_size(kernel) * weights[-1] if weights else 0
+
+
+def _tflite_batch_matmul(kernel: Kernel) -> int:
+    left = _shape(kernel.inputs, 0)
+    return _out_size(kernel) * left[-2 if kernel.attribute("adj_x") else -1] if len(left) > 1 else 0
+
+
+def _tflite_sequence(kernel: Kernel) -> int:
+    """Every matrix is applied at every step; the first input is (steps, batch, size) or (batch, steps, size)."""
+    source = _shape(kernel.inputs, 0)
+    matrices = (spec.size for spec in kernel.inputs if spec is not None and spec.constant and len(spec.shape) == 2)
+    return source[0] * source[1] * sum(matrices) if len(source) == 3 else 0
+
+
+_TFLITE_SEQUENCES = ("UNIDIRECTIONAL_SEQUENCE_LSTM", "UNIDIRECTIONAL_SEQUENCE_RNN", "BIDIRECTIONAL_SEQUENCE_LSTM")
+
 _MACS: dict[str, Callable[[Kernel], int]] = {
     **dict.fromkeys(("Conv", "FusedConv", "QLinearConv", "ConvInteger", "NhwcConv", "NhwcFusedConv"), _conv),
     **dict.fromkeys(("ConvTranspose", "ConvTransposeWithDynamicPads", "QLinearConvTranspose"), _conv_transpose),
@@ -142,4 +181,9 @@ _MACS: dict[str, Callable[[Kernel], int]] = {
     **dict.fromkeys(("MultiHeadAttention", "DecoderMaskedMultiHeadAttention"), _multi_head_attention),
     **dict.fromkeys(("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM"), _recurrent),
     "Einsum": _einsum,
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "CONV_3D"), _conv),
+    **dict.fromkeys(("TRANSPOSE_CONV", "CONV_3D_TRANSPOSE"), _tflite_transpose_conv),
+    **dict.fromkeys(_TFLITE_SEQUENCES, _tflite_sequence),
+    "FULLY_CONNECTED": _tflite_fully_connected,
+    "BATCH_MATMUL": _tflite_batch_matmul,
 }

@@ -5,12 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 NCHWC_DOMAIN = "com.microsoft.nchwc"
 MICROSOFT_DOMAIN = "com.microsoft"
+TFLITE_DOMAIN = "tflite"
+
+_TFLITE_FILTERS = {
+    "CONV_2D": (0, 3, 1, 2),  # from (out, height, width, in / groups)
+    "DEPTHWISE_CONV_2D": (3, 0, 1, 2),  # from (1, height, width, out)
+    "TRANSPOSE_CONV": (0, 3, 1, 2),  # from (out, height, width, in)
+    "CONV_3D": (4, 3, 0, 1, 2),  # from (depth, height, width, in, out)
+    "CONV_3D_TRANSPOSE": (3, 4, 0, 1, 2),  # from (depth, height, width, out, in)
+}
+"""Axes of TFLite's convolution weights, its input 1, in the order of ONNX."""
 
 _COSMETIC = frozenset({"doc_string", "epsilon", "momentum", "activation_params", "cubic_coeff_a", "seed"})
 """Attributes that change results, or nothing, but not the work; they are kept but are not part of the hash."""
@@ -64,7 +74,8 @@ class TensorSpec:
 class Kernel:
     """One node of an optimised graph, without names.
 
-    domain, op_type: as in ONNX; the domain is "" for ONNX's own operators.
+    domain, op_type: as in ONNX; the domain is "" for ONNX's own operators, `tflite` for those of TFLite files, whose
+    types are the names of the builtin operators (`CONV_2D`) and whose shapes have the channels last.
     attributes: (name, value) sorted by name. inputs: None where an optional input is left out; a control-flow
     node lists the outer tensors that its subgraphs use after its own inputs. outputs: None where unused.
     opset: version of the domain that first had this form of the operator.
@@ -90,7 +101,7 @@ class Kernel:
 
     def attribute(self, name: str) -> AttributeValue | None:
         """Value of an attribute, None when it is not set."""
-        return dict(self.attributes).get(name)
+        return next((value for key, value in self.attributes if key == name), None)
 
     def ints(self, name: str) -> tuple[int, ...]:
         """Value of an attribute that is a list of integers, empty when it is not set."""
@@ -108,7 +119,7 @@ class Kernel:
         group = self.attribute("group")
         return group if isinstance(group, int) else 1
 
-    @property
+    @cached_property
     def window(self) -> tuple[int, ...]:
         """Size of the sliding window of a convolution or pooling, empty for anything else."""
         if window := self.ints("kernel_shape"):
@@ -116,14 +127,24 @@ class Kernel:
         filters = self.filter
         return filters.shape[2:] if filters is not None else ()
 
-    @property
+    @cached_property
     def filter(self) -> TensorSpec | None:
         """The weights of a convolution, (out, in / groups, *window) whatever the layout of the activations."""
+        if self.domain == TFLITE_DOMAIN:
+            return self._tflite_filter
         if "Conv" not in self.op_type or self.op_type.startswith("Reorder"):
             return None
         position = 3 if self.op_type.startswith("QLinearConv") else 1
         weights = self.inputs[position] if len(self.inputs) > position else None
         return weights if weights is not None and len(weights.shape) >= 3 else None
+
+    @property
+    def _tflite_filter(self) -> TensorSpec | None:
+        axes = _TFLITE_FILTERS.get(self.op_type)
+        weights = self.inputs[1] if axes and len(self.inputs) > 1 else None
+        if axes is None or weights is None or len(weights.shape) != len(axes):
+            return None
+        return replace(weights, shape=tuple(weights.shape[axis] for axis in axes))
 
     @property
     def is_depthwise(self) -> bool:
@@ -159,7 +180,7 @@ class Kernel:
             value = self.attribute(name)
             if isinstance(value, int | str) or (isinstance(value, tuple) and value):
                 words.append(f"{name}={value}".replace(" ", ""))
-        if self.filter is not None and len(sources) > 1:
+        if self.domain != TFLITE_DOMAIN and self.filter is not None and len(sources) > 1:
             words.append("+residual")
         return " ".join(words)
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from itertools import islice
 from pathlib import Path
 
 import onnx
 from google.protobuf.message import DecodeError
 
 from ..errors import InvalidInput
-
-MAX_FILE_BYTES = 1 << 30
-"""Files are held in memory several times over; protobuf itself ends at 2 GiB."""
+from .model_file import read_model_file
+from .onnx_hollow import with_weights_as_inputs
+from .onnx_tensors import all_graphs, all_nodes, nested_nodes, tensor_problem
+from .protobuf_fields import field_count
 
 BATCH_NAMES = ("", "n", "b", "batch", "batch_size", "batchsize", "bs")
 """Names of a leading dimension that is taken as 1 unless a shape is given (an unnamed one too)."""
 
 _QUANTISED = ("QuantizeLinear", "DequantizeLinear", "QGemm", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear")
-_MAX_NESTING = 64
+
+MAX_NODES = 50_000
+MAX_FIELDS = 2_000_000
+"""A third of a gigabyte beside the constants, and a second or two to count them."""
+MAX_INPUT_ELEMENTS = 1 << 28
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -25,20 +33,33 @@ Shapes = Mapping[str, tuple[int, ...]]
 def check_model(source: bytes | Path, *, name: str | None = None) -> onnx.ModelProto:
     """Parse and check a model; InvalidInput tells what is wrong with the file and what to do.
 
-    Refused are files over 1 GiB, truncated or foreign files, graphs that ONNX's checker rejects, and models
-    whose weights lie in other files.
+    Refused are files over 1 GiB, truncated or foreign files, files that take too much memory or have too many nodes,
+    graphs that ONNX's checker rejects, functions that call themselves, constants whose data does not fit their shape,
+    and models whose weights lie in other files.
     """
-    data, label = _read(source, name)
+    data, label = read_model_file(source, name, "an ONNX exporter")
     model = onnx.ModelProto()
+    if field_count(data, onnx.ModelProto, MAX_FIELDS) > MAX_FIELDS:
+        raise InvalidInput(f"{label} would take more memory than a model may.", "Give a simpler model.")
     try:
         model.ParseFromString(data)
     except DecodeError:
-        raise InvalidInput(f"{label} is not an ONNX file, or it is truncated.", "Copy or export it again.") from None
+        raise InvalidInput(
+            f"{label} is not an ONNX file, it is truncated, or its graphs are nested too deeply.",
+            "Copy or export it again.",
+        ) from None
     if not model.graph.node or not model.opset_import:
         raise InvalidInput(f"{label} holds no ONNX graph.", "Give a file written by an ONNX exporter.")
-    _refuse_external_data(model, label)
+    if next(islice(all_nodes(model), MAX_NODES, None), None) is not None:
+        raise InvalidInput(f"{label} has more than {MAX_NODES} nodes.", "Give a smaller model, or a part of it.")
+    if not all(isinstance(text, str) for text in _texts(model)):
+        raise InvalidInput(f"{label} has names that are no text (UTF-8).", "Export it again.")
+    if (problem := tensor_problem(model)) is not None:
+        remedy = "Save it as one file: onnx.save(onnx.load(FILE), NEW_FILE)."
+        raise InvalidInput(f"{label}: {problem}.", remedy if "another file" in problem else "Export it again.")
+    _refuse_recursion(model, label)
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(with_weights_as_inputs(model))
     except (onnx.checker.ValidationError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         if "No Op registered" not in reason and "opset_import" not in reason:
@@ -82,46 +103,36 @@ def precision(model: onnx.ModelProto) -> str:
     return "int8" if quantised else "fp32"
 
 
-def _read(source: bytes | Path, name: str | None) -> tuple[bytes, str]:
-    if isinstance(source, bytes):
-        data, label = source, f"'{name}'" if name else "The model"
-    else:
-        label = f"'{name or source}'"
-        try:
-            size = source.stat().st_size
-            data = source.read_bytes() if size <= MAX_FILE_BYTES else b""
-        except OSError as error:
-            raise InvalidInput(f"{label} cannot be read: {error.strerror}.", "Check the path.") from error
-        if size > MAX_FILE_BYTES:
-            raise InvalidInput(f"{label} is larger than {MAX_FILE_BYTES >> 20} MiB.", "Give a smaller model.")
-    if len(data) > MAX_FILE_BYTES:
-        raise InvalidInput(f"{label} is larger than {MAX_FILE_BYTES >> 20} MiB.", "Give a smaller model.")
-    if not data:
-        raise InvalidInput(f"{label} is empty.", "Give a file written by an ONNX exporter.")
-    return data, label
-
-
-def _refuse_external_data(model: onnx.ModelProto, label: str) -> None:
-    for tensor in _tensors(model.graph, 0):
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
-            raise InvalidInput(
-                f"{label} keeps the tensor '{tensor.name}' in another file.",
-                "Save it as one file: onnx.save(onnx.load(FILE), NEW_FILE).",
-            )
-
-
-def _tensors(graph: onnx.GraphProto, depth: int) -> list[onnx.TensorProto]:
-    """Initialisers and tensor attributes, subgraphs included."""
-    if depth > _MAX_NESTING:
-        raise InvalidInput("The model's graphs are nested too deeply.", "Give a simpler model.")
-    found = list(graph.initializer)
-    for node in graph.node:
+def _texts(model: onnx.ModelProto) -> Iterator[object]:
+    """Names that are looked at; where they are no UTF-8 they come as bytes."""
+    for entry in model.opset_import:
+        yield entry.domain
+    for function in model.functions:
+        yield from (function.domain, function.name)
+    for graph in all_graphs(model):
+        for value in (*graph.input, *graph.output, *graph.value_info):
+            yield value.name
+            yield from (dimension.dim_param for dimension in value.type.tensor_type.shape.dim)
+        for tensor in graph.initializer:
+            yield tensor.name
+    for node in all_nodes(model):
+        yield from (node.op_type, node.domain, node.name, *node.input, *node.output)
         for attribute in node.attribute:
-            if attribute.HasField("t"):
-                found.append(attribute.t)
-            for subgraph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                found += _tensors(subgraph, depth + 1)
-    return found
+            yield attribute.name
+
+
+def _refuse_recursion(model: onnx.ModelProto, label: str) -> None:
+    calls = TopologicalSorter(
+        {
+            (function.domain, function.name): {(node.domain, node.op_type) for node in nested_nodes(function.node)}
+            for function in model.functions
+        }
+    )
+    try:
+        calls.prepare()
+    except CycleError as error:
+        name = error.args[1][0][1]
+        raise InvalidInput(f"{label}: the function '{name}' calls itself.", "Export it again.") from None
 
 
 def _fix_input(value: onnx.ValueInfoProto, shape: tuple[int, ...] | None, sizes: dict[str, int], label: str) -> None:
@@ -151,6 +162,11 @@ def _fix_input(value: onnx.ValueInfoProto, shape: tuple[int, ...] | None, sizes:
         dimension.dim_value = size
         if name:
             sizes[name] = size
+    if math.prod(dimension.dim_value for dimension in dimensions) > MAX_INPUT_ELEMENTS:
+        raise InvalidInput(
+            f"Input '{value.name}' ({written}) of {label} has more than {MAX_INPUT_ELEMENTS} elements.",
+            "Give a model with a smaller input.",
+        )
 
 
 def _size(

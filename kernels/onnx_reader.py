@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import onnx
@@ -93,8 +94,9 @@ class _Reader:
 
     def use(self, node: onnx.NodeProto) -> KernelUse:
         domain = "" if node.domain == "ai.onnx" else node.domain
-        captured = _captured(node)
-        attributes = _attributes(node, captured)
+        has_subgraphs = bool(subgraphs(node))
+        captured = _captured(node) if has_subgraphs else []
+        attributes = _attributes(_anonymous(node, captured) if has_subgraphs else node)
         inputs = tuple(
             self._input(node.op_type, position, name) if name else None
             for position, name in enumerate((*_without_tail(node.input), *captured))
@@ -106,7 +108,7 @@ class _Reader:
             attributes=attributes,
             inputs=inputs,
             outputs=outputs,
-            opset=self._opset(node.op_type, domain, has_subgraphs=bool(subgraphs(node))),
+            opset=self._opset(node.op_type, domain, has_subgraphs=has_subgraphs),
         )
         return KernelUse(
             kernel,
@@ -139,12 +141,15 @@ class _Reader:
 
     def _opset(self, op_type: str, domain: str, *, has_subgraphs: bool) -> int:
         version = self._opsets.get(domain, 1)
-        if has_subgraphs:
-            return version  # the nodes inside are read under it too
-        try:
-            return int(onnx.defs.get_schema(op_type, version, domain).since_version)
-        except onnx.defs.SchemaError:
-            return version
+        return version if has_subgraphs else _since(op_type, version, domain)  # nodes inside are read under it too
+
+
+@cache
+def _since(op_type: str, version: int, domain: str) -> int:
+    try:
+        return int(onnx.defs.get_schema(op_type, version, domain).since_version)
+    except onnx.defs.SchemaError:
+        return version
 
 
 def _without_tail(names: Iterable[str]) -> list[str]:
@@ -201,13 +206,18 @@ def _collect_captured(graph: onnx.GraphProto, outer: frozenset[str], found: dict
     found.update(dict.fromkeys(value.name for value in graph.output if value.name not in known))
 
 
-def _attributes(node: onnx.NodeProto, captured: list[str]) -> tuple[tuple[str, AttributeValue], ...]:
+def _anonymous(node: onnx.NodeProto, captured: list[str]) -> onnx.NodeProto:
+    """A copy whose subgraphs know outer tensors by their numbers."""
     copy = onnx.NodeProto()
     copy.CopyFrom(node)
     names = {name: captured_name(index) for index, name in enumerate(captured)}
     for graph in subgraphs(copy):
         _rename(graph, names)
-    values = {attribute.name: read_attribute(attribute) for attribute in copy.attribute}
+    return copy
+
+
+def _attributes(node: onnx.NodeProto) -> tuple[tuple[str, AttributeValue], ...]:
+    values = {attribute.name: read_attribute(attribute) for attribute in node.attribute}
     return tuple((name, value) for name, value in sorted(values.items()) if value is not None)
 
 

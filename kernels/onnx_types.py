@@ -101,5 +101,9 @@ def tensor_elements(tensor: TensorProto) -> tuple[int | float, ...]:
 
 def subgraphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
     """Graphs in the attributes of a control-flow node, in order."""
-    graphs = [attribute.g for attribute in node.attribute if attribute.HasField("g")]
-    return graphs + [graph for attribute in node.attribute for graph in attribute.graphs]
+    found: list[onnx.GraphProto] = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from milliseek.devices.local import LocalDevice
 from milliseek.errors import InvalidInput
 from milliseek.kernels.kernel import TensorSpec
-from milliseek.kernels.onnx_file import MAX_FILE_BYTES, check_model, fix_shapes, precision
+from milliseek.kernels.model_file import MAX_FILE_BYTES
+from milliseek.kernels.onnx_file import check_model, fix_shapes, precision
 from milliseek.kernels.onnx_reader import instrument, split
 from milliseek.kernels.quantise import quantise_for_timing
 
