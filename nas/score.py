@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import InvalidInput, NotReady
 from ..predictors.lookup import LatencyLookup
 from ..spaces.blocks import BlockChoice
-from ..spaces.codes import HEAD, STEM, BlockKey
+from ..spaces.codes import HEAD, STEM, BlockKey, with_input
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.space import Space
 
@@ -147,9 +147,12 @@ class QTScorer:
             (width, kernel, expand), *rest = choices
             keys = [BlockKey(resolution, s, block, w, width, kernel, round(100 * expand), 1) for w in before]
             first_ms.append(self._latency.block_ms(keys))
-            keys = []
+            # What enters the stage counts as not gated: which block the stage before ends in is drawn later.
+            keys, gated = [], self.hyperspace.blocks[block].gated
             for w, k, e in rest:
-                keys.append(BlockKey(resolution, s, block, width, w, k, round(100 * e), 0))
+                key = BlockKey(resolution, s, block, width, w, k, round(100 * e), 0)
+                key, gated = with_input(self.hyperspace, key, gated=gated)
+                keys.append(key)
                 width = w
             inner_ms.append(float(self._latency.block_ms(keys).sum()))
         last = np.array([stage.widths.index(choices[-1][0]) for choices in sub_stages])

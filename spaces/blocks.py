@@ -29,12 +29,16 @@ Emit = Callable[[NetworkBuilder, str, str, BlockChoice, int], str]
 
 @dataclass(frozen=True)
 class BlockType:
-    """A block type: its kernel sizes, its expansions and its layers."""
+    """A block type: its kernel sizes, its expansions and its layers.
+
+    `gated`: its output is the sum of the shortcut and a gated product, with no convolution in between.
+    """
 
     name: str
     kernels: tuple[int, ...]
     expands: tuple[float, ...]
     emit: Emit
+    gated: bool = False
 
 
 def _shortcut(b: NetworkBuilder, name: str, x: str, cout: int, stride: int) -> str:
@@ -100,7 +104,7 @@ ONNXW_BLOCKS = (
     BlockType("mbv2", (3, 5), (4.0, 6.0, 8.0), _mbv2),
     BlockType("mbv3", (3, 5), (4.0, 6.0, 8.0), _mbv3),
     BlockType("resnet", (3, 5, 7), (0.5, 1.0, 1.5), _resnet(False)),
-    BlockType("resnet_se", (3, 5, 7), (0.5, 1.0, 1.5), _resnet(True)),
+    BlockType("resnet_se", (3, 5, 7), (0.5, 1.0, 1.5), _resnet(True), gated=True),
     BlockType("fused", (3, 5, 7), (1.0, 2.0, 3.0, 4.0), _fused(False)),
 )
 """Blocks of the hyperspaces `onnxw` and `small32`, by the digit of their encoding."""

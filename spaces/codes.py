@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +23,8 @@ class BlockKey(NamedTuple):
 
     `stage` counts from 0 (the fixed stage); STEM holds everything up to the stem convolution's output, HEAD
     everything from the last stage's output on. `expand_pct` is 100 x the expansion; `first` is 1 for the block that
-    carries the stage's stride.
+    carries the stage's stride; `gated` is 1 where the block adds its own input, and that comes, through such sums
+    alone, from a block of a gated type: runtimes may keep it in another layout.
     """
 
     resolution: int
@@ -33,14 +35,15 @@ class BlockKey(NamedTuple):
     kernel: int
     expand_pct: int
     first: int
+    gated: int = 0
 
 
-_BITS = BlockKey(resolution=10, stage=5, block=5, cin=12, cout=12, kernel=4, expand_pct=12, first=1)
+_BITS = BlockKey(resolution=10, stage=5, block=5, cin=12, cout=12, kernel=4, expand_pct=12, first=1, gated=1)
 _OFFSET = BlockKey(resolution=0, stage=2, block=1, cin=0, cout=0, kernel=0, expand_pct=0, first=0)
 
 
 def pack_keys(keys: np.ndarray) -> np.ndarray:
-    """int64 (...,) that orders and identifies the block keys (..., 8)."""
+    """int64 (...,) that orders and identifies the block keys (..., columns)."""
     packed = np.zeros(keys.shape[:-1], np.int64)
     for column, (bits, offset) in enumerate(zip(_BITS, _OFFSET, strict=True)):
         packed = (packed << bits) | (keys[..., column].astype(np.int64) + offset)
@@ -65,42 +68,57 @@ def block_layers(hyperspace: Hyperspace, key: BlockKey) -> tuple[Layer, ...]:
     return tuple(b.layers)
 
 
+def adds_input(hyperspace: Hyperspace, key: BlockKey) -> bool:
+    """Whether the shortcut of a block is its input itself, with no convolution on the way."""
+    return key.cin == key.cout and (not key.first or hyperspace.stages[key.stage].stride == 1)
+
+
+def with_input(hyperspace: Hyperspace, key: BlockKey, *, gated: bool) -> tuple[BlockKey, bool]:
+    """The key of a block whose input is `gated` or not, and whether its output then is."""
+    carried = gated and adds_input(hyperspace, key)
+    return key._replace(gated=int(carried)), carried or hyperspace.blocks[key.block].gated
+
+
 def block_keys(hyperspace: Hyperspace, space: Space | None = None) -> list[BlockKey]:
     """Every block that a subnet of `space`, or of any space of the hyperspace, can contain; sorted."""
-    keys = set()
+    keys: set[BlockKey] = set()
     for resolution in hyperspace.resolutions:
-        for width in hyperspace.stem_widths:
-            keys.add(BlockKey(resolution, STEM, -1, 3, width, 3, 100, 1))
-        previous: Sequence[int] = hyperspace.stem_widths
-        for s in range(len(hyperspace.stages)):
+        keys.update(BlockKey(resolution, STEM, -1, 3, width, 3, 100, 1) for width in hyperspace.stem_widths)
+        entering = {(width, False) for width in hyperspace.stem_widths}
+        for s, stage in enumerate(hyperspace.stages):
+            leaving = set()
             windows, types = _choices(hyperspace, space, s)
-            for window in windows:
-                for cout in window:
-                    for block, kernel, expand in types:
-                        keys.update(BlockKey(resolution, s, block, cin, cout, kernel, expand, 1) for cin in previous)
-                        keys.update(BlockKey(resolution, s, block, cin, cout, kernel, expand, 0) for cin in window)
-            previous = sorted({width for window in windows for width in window})
-        for width in previous:
-            keys.add(BlockKey(resolution, HEAD, -1, width, 0, 1, 100, 0))
+            for window, block in product(windows, types):
+                inputs = entering
+                for i in range(max(stage.depths)):
+                    outputs = set()
+                    for (cin, gated), cout in product(inputs, window):
+                        key = BlockKey(resolution, s, block, cin, cout, 0, 0, int(i == 0))
+                        key, gated_output = with_input(hyperspace, key, gated=gated)
+                        outputs.add((cout, gated_output))
+                        keys.update(key._replace(kernel=kernel, expand_pct=pct) for kernel, pct in types[block])
+                    leaving |= outputs
+                    inputs = outputs
+            entering = leaving
+        keys.update(BlockKey(resolution, HEAD, -1, width, 0, 1, 100, 0) for width, _ in entering)
     return sorted(keys)
 
 
 def _choices(
     hyperspace: Hyperspace, space: Space | None, s: int
-) -> tuple[tuple[tuple[int, ...], ...], list[tuple[int, int, int]]]:
-    """Width windows of a stage, and its (block, kernel, expand_pct) choices."""
+) -> tuple[tuple[tuple[int, ...], ...], dict[int, list[tuple[int, int]]]]:
+    """Width windows of a stage, and the (kernel, expand_pct) choices of its block types."""
     if space is not None:
         windows: tuple[tuple[int, ...], ...] = (space.stage_widths(s),)
         blocks = [space.stage_block(s)]
     else:
         windows = hyperspace.stages[s].windows
         blocks = list(range(len(hyperspace.blocks))) if s else [hyperspace.stages[0].fixed_block]
-    return windows, [
-        (block, kernel, round(100 * expand))
-        for block in blocks
-        for kernel in hyperspace.blocks[block].kernels
-        for expand in hyperspace.blocks[block].expands
-    ]
+    types = {block: hyperspace.blocks[block] for block in blocks}
+    return windows, {
+        block: [(kernel, round(100 * expand)) for kernel, expand in product(of_type.kernels, of_type.expands)]
+        for block, of_type in types.items()
+    }
 
 
 def gene_count(hyperspace: Hyperspace) -> int:
@@ -161,33 +179,3 @@ def decode_genes(space: Space, genes: np.ndarray) -> Subnet:
         stages.append(tuple(BlockChoice(int(w), int(k), int(e) / 100) for w, k, e in rows))
         position += 1 + 3 * max(stage.depths)
     return Subnet(space, int(genes[0]), int(genes[1]), tuple(stages))
-
-
-def subnet_keys(space: Space, genes: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(packed keys (n,), present (n,)) for each block position of the subnets in `genes` (n, gene_count).
-
-    Positions run stem, blocks, head; where `present` is False the key means nothing.
-    """
-    n = len(genes)
-    resolution, stem = genes[:, 0], genes[:, 1]
-    always = np.ones(n, bool)
-    yield _packed(resolution, STEM, -1, 3, stem, 3, 100, 1), always
-    cin = stem
-    position = 2
-    for s, stage in enumerate(space.hyperspace.stages):
-        depth = genes[:, position]
-        for i in range(max(stage.depths)):
-            width, kernel, expand = genes[:, position + 1 + 3 * i : position + 4 + 3 * i].T
-            present = depth > i
-            yield (
-                _packed(resolution, s, space.stage_block(s), cin, width, kernel, expand, int(i == 0)),
-                present,
-            )
-            cin = np.where(present, width, cin)
-        position += 1 + 3 * max(stage.depths)
-    yield _packed(resolution, HEAD, -1, cin, 0, 1, 100, 0), always
-
-
-def _packed(resolution: np.ndarray, *columns: np.ndarray | int) -> np.ndarray:
-    parts = np.broadcast_arrays(resolution, *columns)
-    return pack_keys(np.stack(parts, -1))

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from .groups import GATED, LayerGroup
 from .layers import INPUT, Layer, Network, is_stem, quantised_points
 from .parameters import LayerParameters, NetworkParameters, Quantiser
 
@@ -39,6 +40,8 @@ def random_parameters(layers: Iterable[Layer], weight_bits: int = 7, seed: int =
             quantisers[point] = Quantiser(6 / 255, 0) if unsigned else Quantiser(8 / 255, 128)
         if layer.op not in ("conv", "linear"):
             continue
+        if layer.op == "linear":
+            quantisers[layer.name] = Quantiser(8 / 255, 128)  # of the logits, where a format needs it
         fan_in = layer.cin // layer.groups * layer.kernel**2
         scale = np.float32(np.sqrt(6 / fan_in) / top)  # He et al. 2015, uniform
         parameters[layer.name] = LayerParameters(
@@ -74,14 +77,15 @@ def network_model(
     return writer.model(metadata or {})
 
 
-def layers_model(layers: Sequence[Layer], precision: Precision, weight_bits: int) -> bytes:
-    """Many layers side by side, each between small convolutions that stand for its neighbours in a network.
+def layers_model(groups: Sequence[LayerGroup], precision: Precision, weight_bits: int) -> bytes:
+    """Many groups of layers side by side, each between small convolutions that stand for its neighbours in a network.
 
-    A runtime chooses layouts and fuses by what is around a node, so a layer alone would be run differently. The
-    graph inputs of layer i are `in:i:0`, ..., its output `out:i`; the stem (input `in:i`) has nothing before it, a
-    classifier nothing after it.
+    A runtime chooses layouts and fuses by what is around a node, so a group alone would be run differently. The graph
+    inputs of group i are `in:i:0`, ..., its outputs `out:i:0`, ...; the stem has nothing before it, a classifier
+    nothing after it. What a sum gets from outside feeds a further convolution, as in a network; a gated input has no
+    convolution before it.
     """
-    chains = [_between_neighbours(layer, i) for i, layer in enumerate(layers)]
+    chains = [_between_neighbours(group, i) for i, group in enumerate(groups)]
     writer = _Writer(random_parameters([layer for chain in chains for layer in chain], weight_bits), precision)
     for i, chain in enumerate(chains):
         values: dict[str, str] = {}
@@ -92,33 +96,46 @@ def layers_model(layers: Sequence[Layer], precision: Precision, weight_bits: int
                     writer.quantisers[name] = Quantiser(8 / 255, 128)
                     values[name] = writer.quantised(name, name)
             values[layer.name] = writer.layer(layer, [values[name] for name in layer.inputs])
-        last = chain[-1]
-        flat = last.op == "linear"
-        shape = (1, last.cout) if flat else (1, last.cout, last.out_hw, last.out_hw)
-        writer.rename_output(values[last.name], f"out:{i}", shape)
+        used = {name for layer in chain for name in layer.inputs}
+        for j, last in enumerate(layer for layer in chain if layer.name not in used):
+            shape = (1, last.cout) if last.op == "linear" else (1, last.cout, last.out_hw, last.out_hw)
+            writer.rename_output(values[last.name], f"out:{i}:{j}", shape)
     return writer.model({})
 
 
 _NEIGHBOUR_CHANNELS = 8
 
 
-def _between_neighbours(layer: Layer, i: int) -> list[Layer]:
-    """The layer, renamed `layer:i`, with a 1 x 1 convolution before each input and after the output."""
-    if is_stem(layer):
-        chain = [replace(layer, name=f"layer:{i}", inputs=(f"in:{i}",))]
-    else:
-        before = []
-        for j in range(len(layer.inputs)):
-            gate = layer.op == "scale" and j == 1
-            hw = 1 if gate else layer.in_hw
-            name = f"before:{i}:{j}"
-            before.append(Layer(name, "conv", (f"in:{i}:{j}",), _NEIGHBOUR_CHANNELS, layer.cin, hw, hw))
-        chain = [*before, replace(layer, name=f"layer:{i}", inputs=tuple(b.name for b in before))]
-    if layer.op != "linear":
-        hw = layer.out_hw
-        after = Layer(f"after:{i}", "conv", (f"layer:{i}",), layer.cout, _NEIGHBOUR_CHANNELS, hw, hw)
-        chain.append(after)
-    return chain
+def _between_neighbours(group: LayerGroup, i: int) -> list[Layer]:
+    """The group, its names prefixed, with a 1 x 1 convolution before each input and after the output."""
+    inside = [
+        replace(layer, name=f"{i}:{layer.name}", inputs=tuple(f"{i}:{name}" for name in layer.inputs))
+        for layer in group
+    ]
+    made = {layer.name for layer in inside}
+    before: dict[str, Layer] = {}
+    renamed: dict[str, str] = {}
+    shared = []
+    for layer in inside:
+        for j, name in enumerate(layer.inputs):
+            if name in made or name in before or name in renamed:
+                continue
+            source = f"in:{i}:{len(before) + len(renamed)}"
+            hw = 1 if layer.op == "scale" and j == 1 else layer.in_hw
+            if is_stem(layer) or name.startswith(f"{i}:{GATED}"):
+                renamed[name] = source
+                continue
+            before[name] = Layer(name, "conv", (source,), _NEIGHBOUR_CHANNELS, layer.cin, hw, hw)
+            if layer.op == "add":
+                shared.append(_neighbour_after(f"{name}:also", name, layer.cin, hw))
+    inside = [replace(layer, inputs=tuple(renamed.get(name, name) for name in layer.inputs)) for layer in inside]
+    last = inside[-1]
+    after = [_neighbour_after(f"{i}:after", last.name, last.cout, last.out_hw)] if last.op != "linear" else []
+    return [*before.values(), *inside, *after, *shared]
+
+
+def _neighbour_after(name: str, source: str, channels: int, hw: int) -> Layer:
+    return Layer(name, "conv", (source,), channels, _NEIGHBOUR_CHANNELS, hw, hw)
 
 
 class _Writer:
@@ -165,15 +182,9 @@ class _Writer:
         p = self.parameters[layer.name]
         if not self.int8:
             return self.constant(f"{layer.name}:weight", p.weight), self.constant(f"{layer.name}:bias", p.bias)
-        if p.weight_scale is None:
-            raise AssertionError(f"{layer.name}: no weight scale; the network was not trained for INT8")
-        scale = p.weight_scale.astype(np.float32)
-        column = scale.reshape(-1, *(1,) * (p.weight.ndim - 1))
-        codes = np.rint(p.weight / column).astype(np.int8)
-        bias_scale = (scale * np.float32(self.quantisers[point].scale)).astype(np.float32)
-        bias_codes = np.rint(np.clip(p.bias / bias_scale, -(2**31) + 128, 2**31 - 129)).astype(np.int32)
-        weight = self._dequantised(f"{layer.name}:weight", codes, scale)
-        return weight, self._dequantised(f"{layer.name}:bias", bias_codes, bias_scale)
+        integers = p.integers(layer.name, self.quantisers[point].scale)
+        weight = self._dequantised(f"{layer.name}:weight", integers.weight, integers.weight_scale)
+        return weight, self._dequantised(f"{layer.name}:bias", integers.bias, integers.bias_scale)
 
     def _dequantised(self, name: str, codes: np.ndarray, scale: np.ndarray) -> str:
         inputs = [

@@ -29,10 +29,33 @@ class LayerParameters:
     bias: np.ndarray
     weight_scale: np.ndarray | None = None
 
+    def integers(self, name: str, input_scale: float) -> IntegerParameters:
+        """The integers of layer `name` behind a tensor of this scale."""
+        if self.weight_scale is None:
+            raise AssertionError(f"{name}: no weight scale; the network was not trained for INT8")
+        scale = self.weight_scale.astype(np.float32)
+        column = scale.reshape(-1, *(1,) * (self.weight.ndim - 1))
+        bias_scale = (scale * np.float32(input_scale)).astype(np.float32)
+        bias = np.rint(np.clip(self.bias / bias_scale, -(2**31) + 128, 2**31 - 129)).astype(np.int32)
+        return IntegerParameters(np.rint(self.weight / column).astype(np.int8), scale, bias, bias_scale)
+
+
+@dataclass(frozen=True)
+class IntegerParameters:
+    """Weights int8 in the shape of the float ones, bias int32 (cout,), and the float32 scales (cout,) of both."""
+
+    weight: np.ndarray
+    weight_scale: np.ndarray
+    bias: np.ndarray
+    bias_scale: np.ndarray
+
 
 @dataclass(frozen=True)
 class NetworkParameters:
-    """All numbers of a network: `layers` by layer name, `quantisers` by `quantised_points` name plus `input`."""
+    """All numbers of a network: `layers` by layer name, `quantisers` by `quantised_points` name plus `input`.
+
+    The classifier's name may have a quantiser too, the range of the logits: integers are all that TFLite's can give.
+    """
 
     layers: Mapping[str, LayerParameters]
     quantisers: Mapping[str, Quantiser]

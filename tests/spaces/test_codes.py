@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milliseek.errors import InvalidInput
-from milliseek.spaces.blocks import BlockChoice
+from milliseek.spaces.blocks import ONNXW_BLOCKS, BlockChoice
 from milliseek.spaces.codes import (
     HEAD,
+    STEM,
     BlockKey,
     block_keys,
     block_layers,
@@ -20,9 +21,11 @@ from milliseek.spaces.codes import (
     encode_genes,
     gene_count,
     pack_keys,
-    subnet_keys,
+    with_input,
 )
+from milliseek.spaces.groups import layer_groups
 from milliseek.spaces.hyperspace import ONNXW, SMALL32, TINY32
+from milliseek.spaces.layers import NetworkBuilder
 from milliseek.spaces.space import Space, Subnet, random_space, random_subnet
 
 hyperspaces = st.sampled_from([TINY32, SMALL32, ONNXW])
@@ -65,30 +68,60 @@ def test_no_two_block_keys_pack_to_the_same_number(packed_keys, hyperspace):
     assert list(packed_keys[hyperspace]) == sorted(packed_keys[hyperspace]), "packed keys have the order of the keys"
 
 
+def blocks_of(subnet):
+    """Keys of its blocks, in order."""
+    found = [BlockKey(subnet.resolution, STEM, -1, 3, subnet.stem_width, 3, 100, 1)]
+    cin, gated = subnet.stem_width, False
+    for s, blocks in enumerate(subnet.stages):
+        for i, (width, kernel, expand) in enumerate(blocks):
+            block = subnet.space.stage_block(s)
+            key = BlockKey(subnet.resolution, s, block, cin, width, kernel, round(100 * expand), int(i == 0))
+            key, gated = with_input(subnet.space.hyperspace, key, gated=gated)
+            found.append(key)
+            cin = width
+    return [*found, BlockKey(subnet.resolution, HEAD, -1, cin, 0, 1, 100, 0)]
+
+
 @settings(deadline=None, max_examples=60)
-@given(hyperspace=hyperspaces, rng=generators)
-def test_blocks_add_up_to_the_network(packed_keys, hyperspace, rng):
-    space = random_space(hyperspace, rng)
-    subnets = [random_subnet(space, rng) for _ in range(3)]
-    blocks = [Counter() for _ in subnets]
-    for packed, present in subnet_keys(space, encode_genes(subnets)):
-        for row in np.flatnonzero(present):
-            key = packed_keys[hyperspace][packed[row]]
-            blocks[row].update(layer.workload for layer in block_layers(hyperspace, key))
-    for subnet, found in zip(subnets, blocks, strict=True):
-        network = subnet.network(hyperspace.nominal_classes)
-        assert found == Counter(layer.workload for layer in network.layers)
+@given(hyperspaces, generators)
+def test_blocks_add_up_to_the_network(hyperspace, rng):
+    subnet = random_subnet(random_space(hyperspace, rng), rng)
+    blocks = [block_layers(hyperspace, key) for key in blocks_of(subnet)]
+    network = subnet.network(hyperspace.nominal_classes)
+    layers = Counter(layer.workload for layer in network.layers)
+    assert Counter(layer.workload for block in blocks for layer in block) == layers
+
+
+@settings(deadline=None, max_examples=60)
+@given(hyperspaces, generators, st.sampled_from([(), ("linear",), ("add", "linear")]))
+def test_the_groups_of_the_blocks_add_up_to_those_of_the_network(hyperspace, rng, joined):
+    subnet = random_subnet(random_space(hyperspace, rng), rng)
+    groups = Counter(
+        group
+        for key in blocks_of(subnet)
+        for group in layer_groups(block_layers(hyperspace, key), joined, gated=bool(key.gated))
+    )
+    assert groups == Counter(layer_groups(subnet.network(hyperspace.nominal_classes).layers, joined))
+
+
+@pytest.mark.parametrize("block", ONNXW_BLOCKS, ids=lambda block: block.name)
+def test_a_gated_block_type_ends_in_a_sum_with_a_gated_product(block):
+    builder = NetworkBuilder(8, 16)
+    block.emit(builder, "block", "input", BlockChoice(16, block.kernels[0], block.expands[0]), 1)
+    layers = {layer.name: layer for layer in builder.layers}
+    last = builder.layers[-1]
+    assert last.op == "add"
+    assert block.gated == any(layers[name].op == "scale" for name in last.inputs if name in layers)
 
 
 @settings(deadline=None, max_examples=20)
 @given(generators)
-def test_a_space_offers_no_block_beyond_its_hyperspace_and_all_of_its_subnets(rng):
+def test_a_space_offers_no_block_beyond_its_hyperspace_and_all_of_its_subnets(packed_keys, rng):
     space = random_space(SMALL32, rng)
-    own = block_keys(SMALL32, space)
-    assert set(own) < set(block_keys(SMALL32))
-    packed = set(pack_keys(np.array(own, np.int32)).tolist())
-    genes = encode_genes([random_subnet(space, rng) for _ in range(20)])
-    assert all(packed.issuperset(keys[present].tolist()) for keys, present in subnet_keys(space, genes))
+    own = set(block_keys(SMALL32, space))
+    assert own < set(packed_keys[SMALL32].values())
+    for _ in range(20):
+        assert own.issuperset(blocks_of(random_subnet(space, rng)))
 
 
 def test_every_layer_of_a_random_network_is_among_those_of_the_hyperspace():

@@ -10,6 +10,7 @@ from onnx import numpy_helper
 
 from milliseek.devices.facts import local_facts, weight_bits
 from milliseek.spaces.codes import block_keys, block_layers
+from milliseek.spaces.groups import GATED, layer_groups
 from milliseek.spaces.hyperspace import TINY32
 from milliseek.spaces.layers import Layer, Network, NetworkBuilder, quantised_points
 from milliseek.spaces.onnx_network import layers_model, network_model, random_parameters
@@ -39,9 +40,11 @@ def picture(network, seed=1):
 
 
 @pytest.fixture(scope="module")
-def some_layers():
-    layers = {layer.workload for key in block_keys(TINY32) for layer in block_layers(TINY32, key)}
-    return sorted(layers, key=repr)[::257]
+def some_groups():
+    """Single layers, sums with what feeds them, and such with a gated input."""
+    blocks = [(block_layers(TINY32, key), bool(key.gated)) for key in block_keys(TINY32)[::7]]
+    found = {group for layers, gated in blocks for group in layer_groups(layers, ("add", "linear"), gated=gated)}
+    return sorted(found, key=repr)[::101]
 
 
 def run(model, x, *, optimise=True):
@@ -136,11 +139,13 @@ def test_int8_files_with_fitting_scales_are_close_to_fp32(block):
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_layers_side_by_side_make_a_valid_file(precision, some_layers):
-    assert {layer.op for layer in some_layers} >= {"conv", "add", "scale"}
-    parsed = onnx.load_from_string(layers_model(some_layers, precision, weight_bits=7))
+def test_groups_side_by_side_make_a_valid_file(precision, some_groups):
+    assert {layer.op for group in some_groups for layer in group} >= {"conv", "add", "scale"}
+    assert any(name.startswith(GATED) for group in some_groups for layer in group for name in layer.inputs)
+    parsed = onnx.load_from_string(layers_model(some_groups, precision, weight_bits=7))
     onnx.checker.check_model(parsed, full_check=True)
-    assert [output.name for output in parsed.graph.output] == [f"out:{i}" for i in range(len(some_layers))]
+    owners = {output.name.split(":")[1] for output in parsed.graph.output}
+    assert owners == set(map(str, range(len(some_groups))))
 
 
 def test_an_int8_file_runs_in_integers_from_end_to_end(tmp_path):
@@ -221,11 +226,11 @@ def test_eight_bit_weights_would_saturate_here():
 
 
 @pytest.mark.parametrize(("bits", "top"), [(7, 63), (8, 127)])
-def test_weights_in_files_keep_within_their_bits(bits, top, some_layers):
+def test_weights_in_files_keep_within_their_bits(bits, top, some_groups):
     network = small_subnet(2).network(classes=7)
     for model in (
         network_model(network, random_parameters(network.layers, bits), "int8"),
-        layers_model(some_layers, "int8", bits),
+        layers_model(some_groups, "int8", bits),
     ):
         tensors = onnx.load_from_string(model).graph.initializer
         codes = [numpy_helper.to_array(t) for t in tensors if t.name.endswith(":weight")]
