@@ -45,7 +45,7 @@ class Prediction:
 class LatencyTable:
     """A space compiled for a target: every unique block predicted once.
 
-    `keys`: int32 array (blocks, columns), the integers of `milliseek.spaces.blocks.BlockKey`;
+    `keys`: int32 array (blocks, columns), the integers of `milliseek.spaces.codes.BlockKey`;
     `latency_ms`: float64 array (blocks,). The latency of a subnet is `constant_ms` + the sum over its blocks;
     its 90 % interval is that times (1 - `interval`[0], 1 + `interval`[1]).
     """

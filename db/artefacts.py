@@ -35,18 +35,19 @@ class ArtefactStore:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def put(self, data: bytes, kind: str) -> str:
+    def put(self, data: bytes, kind: str, *, durable: bool = True) -> str:
         """Store `data` and return its SHA-256; storing the same bytes twice costs one file.
 
-        The file appears complete or not at all. `kind` says what it is, for the message of the StorageError
-        raised when the disk is full or read-only.
+        The file appears complete or not at all. If it need not be `durable`, as it is easily made again, a power cut in
+        the first seconds may damage it, which `read` will notice. `kind` says what it is, for the message of the
+        StorageError raised when the disk is full or read-only.
         """
         sha256 = hashlib.sha256(data).hexdigest()
         path = self._locate(sha256)
         try:
             if not (path.is_file() and path.read_bytes() == data):  # a damaged file is replaced
                 path.parent.mkdir(parents=True, exist_ok=True)
-                _write_atomically(path, data)
+                _write_atomically(path, data, durable=durable)
         except OSError as error:
             raise StorageError(
                 f"The {kind} of {len(data)} bytes cannot be stored in {self.root}: {error.strerror}.",
@@ -93,12 +94,12 @@ def record_artefact(session: Session, sha256: str, kind: str, size_bytes: int) -
     return get_or_create(session, Artefact, {"sha256": sha256}, {"kind": kind, "size_bytes": size_bytes})
 
 
-def save_artefact(session: Session, store: ArtefactStore, data: bytes, kind: str) -> str:
-    """Store `data` and record its row; returns the SHA-256.
+def save_artefact(session: Session, store: ArtefactStore, data: bytes, kind: str, *, durable: bool = True) -> str:
+    """Store `data` (see `ArtefactStore.put`) and record its row; returns the SHA-256.
 
     If the session fails later, the file stays, unreferenced and harmless.
     """
-    sha256 = store.put(data, kind)
+    sha256 = store.put(data, kind, durable=durable)
     record_artefact(session, sha256, kind, len(data))
     return sha256
 
@@ -117,18 +118,21 @@ def forget_artefact(session: Session, sha256: str) -> bool:
     return True
 
 
-def _write_atomically(path: Path, data: bytes) -> None:
+def _write_atomically(path: Path, data: bytes, *, durable: bool) -> None:
     # Not tempfile's: its files are for their owner only, and a store may be shared like any folder.
     partial = path.with_name(f".partial-{uuid.uuid4().hex}")
     try:
         with partial.open("xb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         partial.replace(path)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+    if not durable:
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)  # the new name must survive a power cut as well

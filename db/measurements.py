@@ -108,13 +108,22 @@ def count_measurements(session: Session, target_id: int) -> tuple[int, int]:
 
 
 def kernel_measurements(
-    session: Session, target_id: int, *, runtime_version: str | None = None, include_disturbed: bool = False
+    session: Session,
+    target_id: int,
+    *,
+    runtime_version: str | None = None,
+    sitting: str | None = None,
+    since: datetime | None = None,
+    include_disturbed: bool = False,
 ) -> list[KernelMeasurement]:
     """All kernel visits of a target in the order they were stored, with the kernels' specs.
 
-    Without `include_disturbed` only those fit for fitting; with `runtime_version` only those of that version.
+    Without `include_disturbed` only those fit for fitting; with `runtime_version` or `sitting` only those of it, with
+    `since` only later ones.
     """
-    wanted = _wanted(target_id, runtime_version, include_disturbed)
+    wanted = _wanted(target_id, runtime_version, since, include_disturbed)
+    if sitting is not None:
+        wanted.append(Measurement.sitting == sitting)
     query = select(Measurement.kernel_id, *_VISIT).where(Measurement.kernel_id.is_not(None), *wanted)
     visits = session.execute(query.order_by(Measurement.id)).mappings().all()
     # Kernels are read apart, so that the JSON of each is parsed once and not at every visit.
@@ -126,20 +135,29 @@ def kernel_measurements(
 
 
 def model_measurements(
-    session: Session, target_id: int, *, runtime_version: str | None = None, include_disturbed: bool = False
+    session: Session,
+    target_id: int,
+    *,
+    runtime_version: str | None = None,
+    since: datetime | None = None,
+    include_disturbed: bool = False,
 ) -> list[ModelMeasurement]:
     """All network visits of a target in the order they were stored; filters as in `kernel_measurements`."""
-    wanted = _wanted(target_id, runtime_version, include_disturbed)
+    wanted = _wanted(target_id, runtime_version, since, include_disturbed)
     query = select(*_VISIT, Model.sha256, Model.format, Model.name).where(*wanted)
     query = query.join(Model, Model.sha256 == Measurement.model_sha256)
     visits = session.execute(query.order_by(Measurement.id)).mappings()
     return [ModelMeasurement(**visit) for visit in visits]
 
 
-def _wanted(target_id: int, runtime_version: str | None, include_disturbed: bool) -> list[ColumnElement[bool]]:
+def _wanted(
+    target_id: int, runtime_version: str | None, since: datetime | None, include_disturbed: bool
+) -> list[ColumnElement[bool]]:
     conditions: list[ColumnElement[bool]] = [Measurement.target_id == target_id]
     if runtime_version is not None:
         conditions.append(Measurement.runtime_version == runtime_version)
+    if since is not None:
+        conditions.append(Measurement.measured_at > since)
     if not include_disturbed:
         conditions.append(Measurement.disturbed.is_(False))
     return conditions

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from .columns import utc_now
 from .conflicts import get_or_create, insert_row
 from .models import LatencyTable, Predictor, Target
 
@@ -21,10 +23,12 @@ def add_predictor(
     held_out: dict[str, Any],
     kernels: int,
     networks: int,
+    created_at: datetime | None = None,
 ) -> Predictor:
     """Store the next version of a target's predictor; versions count from 1.
 
-    `artefact_sha256` is recorded already; `kernels` and `networks` count what it was fitted on.
+    `artefact_sha256` is recorded already; `kernels` and `networks` count what it was fitted on. `created_at` is given
+    for a predictor that was made before, elsewhere.
     """
 
     def make() -> Predictor:
@@ -37,6 +41,7 @@ def add_predictor(
             held_out=held_out,
             kernels=kernels,
             networks=networks,
+            created_at=created_at or utc_now(),
         )
 
     return insert_row(session, make, lambda: None)

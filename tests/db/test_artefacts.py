@@ -87,6 +87,12 @@ def test_failed_write_leaves_nothing(
     store.put(b"weights", "predictor")
 
 
+def test_what_is_easily_made_again_is_not_waited_for(store: ArtefactStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: pytest.fail("waits for the disk"))
+    sha256 = store.put(b"upload", "model", durable=False)
+    assert store.read(sha256) == b"upload"
+
+
 def test_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StorageError, match="Not a directory"):
