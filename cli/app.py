@@ -10,7 +10,20 @@ from typer.core import TyperGroup
 
 from .. import __version__
 from ..errors import Interrupted, MilliseekError
-from . import database, devices, export, models, profile, quickstart, search, serve, show, spaces, supernet
+from . import (
+    database,
+    devices,
+    export,
+    models,
+    predictors,
+    profile,
+    quickstart,
+    search,
+    serve,
+    show,
+    spaces,
+    supernet,
+)
 from .output import show_error
 
 
@@ -60,6 +73,7 @@ app.command("export")(export.export)
 app.command("show")(show.show)
 app.command("serve")(serve.serve)
 app.add_typer(devices.app, name="devices")
+app.add_typer(predictors.app, name="predictors")
 app.add_typer(spaces.app, name="spaces")
 app.add_typer(supernet.app, name="supernet")
 app.add_typer(database.app, name="db")

@@ -21,19 +21,34 @@ from .options import (
     read_model,
 )
 from .output import milliseconds, note, out, percent, print_json, print_table, progress_bar
+from .subnets import predict_subnets
 
 SHOWN_KERNELS = 15
 
 
 def predict(
-    file: Annotated[Path, typer.Argument(help="ONNX file.", show_default=False)],
+    file: Annotated[Path | None, typer.Argument(help="Model file.", show_default=False)] = None,
     target: TargetOption = DEFAULT_TARGET,
     shape: Shapes = None,
+    subnets: Annotated[
+        Path | None,
+        typer.Option("--subnets", help="Instead of FILE: subnets, one encoding a line; - reads stdin."),
+    ] = None,
+    space: Annotated[str | None, typer.Option("--space", help="The space of the subnets.")] = None,
     db: Db = None,
     server: Server = None,
     json: Json = False,
 ) -> None:
-    """Predict the latency of an ONNX file on a target, kernel by kernel."""
+    """Predict the latency of a model file on a target, kernel by kernel, or of many subnets of a space."""
+    if (file is None) == (subnets is None):
+        raise typer.BadParameter("Give either a model FILE, or --subnets FILE with --space.")
+    if (subnets is None) != (space is None):
+        raise typer.BadParameter("--subnets and --space go together.")
+    if subnets is not None and space is not None:
+        with open_database(db) as database, latency_client(database, server) as client:
+            predict_subnets(client, subnets, space, target, json=json)
+        return
+    assert file is not None
     name, data = read_model(file, shape)
     with open_database(db) as database, latency_client(database, server) as client:
         prediction = client.predict(client.upload(data, name=Path(name).name), target)
@@ -74,7 +89,7 @@ def predict(
 def measure(
     files: Files, target: TargetOption = DEFAULT_TARGET, shape: Shapes = None, db: Db = None, json: Json = False
 ) -> None:
-    """Measure ONNX files on a target of this machine."""
+    """Measure ONNX or TFLite files on a target of this machine."""
     from ..predictors.evaluation import measure_models
     from ..predictors.targets import local_target
 

@@ -39,7 +39,7 @@ Shapes = Annotated[
     list[str] | None,
     typer.Option("--shape", help="Shape of an input with open dimensions: input=1x3x224x224.", show_default=False),
 ]
-Files = Annotated[list[Path], typer.Argument(help="ONNX files.", show_default=False)]
+Files = Annotated[list[Path], typer.Argument(help="ONNX or TFLite files.", show_default=False)]
 
 DEFAULT_TARGET = "local/onnxruntime/int8"
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
@@ -122,9 +122,8 @@ def read_model(path: Path, shapes: Sequence[str] | None) -> tuple[str, bytes]:
     if not shapes:
         return str(path), data
     with extras("server"):
-        from ..kernels.onnx_file import check_model, fix_shapes
-    fixed = fix_shapes(check_model(data, name=str(path)), dict(map(_shape, shapes)), name=str(path))
-    return str(path), fixed.SerializeToString()
+        from ..predictors.networks import with_shapes
+    return str(path), with_shapes(data, dict(map(_shape, shapes)), str(path))
 
 
 def _shape(text: str) -> tuple[str, tuple[int, ...]]:

@@ -62,22 +62,24 @@ def progress_bar(*, quiet: bool) -> Iterator[OnProgress]:
         return
     bars = Progress(
         TextColumn("{task.description:<24}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=10),
         TextColumn("{task.percentage:>3.0f}%"),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
+        TextColumn("{task.fields[news]}"),
         console=err,
     )
     tasks: dict[str, TaskID] = {}
 
     def on_progress(phase: str, done: float, total: float) -> None:
+        phase, _, news = phase.partition(": ")
         if phase not in tasks:
             bars.start()  # not before there is something to show
             for earlier in tasks.values():
                 bars.update(earlier, completed=bars.tasks[earlier].total)
-            tasks[phase] = bars.add_task(phase, total=total)
-        bars.update(tasks[phase], completed=min(done, total), total=total)
+            tasks[phase] = bars.add_task(phase, total=total, news="")
+        bars.update(tasks[phase], completed=min(done, total), total=total, news=news)
 
     try:
         yield on_progress

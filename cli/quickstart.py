@@ -233,6 +233,7 @@ class _Run:
             self.target,
             [Space.decode(self.state["space"]["space"]), hyperspace_named(HYPERSPACE)],
             self._seconds("calibration"),
+            add=True,
             seed=self.seed + 1,
             on_progress=lambda _, done, total: self.on_progress("measuring its kernels", done, total),
         )

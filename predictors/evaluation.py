@@ -15,7 +15,7 @@ from .measuring import Measurer
 from .networks import PreparedModel, prepare
 from .targets import LocalTarget
 
-VISITS = 3
+VISITS = 5
 MORE_VISITS = 6
 """A network of which every visit was disturbed gets up to so many more."""
 
@@ -43,7 +43,7 @@ def measure_models(
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[MeasuredModel]:
     """Measure (name, bytes) in rounds, so that the visits of one file lie apart in time; every visit is stored."""
-    prepared = [prepare(data, target, name) for name, data in files]
+    prepared = [prepare(database, data, target, name) for name, data in files]
     with LocalDevice(target.target) as device:
         measurer = Measurer(database, target, device)
         good: list[list[float]] = [[] for _ in files]

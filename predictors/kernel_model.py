@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,54 +12,82 @@ from scipy.optimize import nnls
 
 from ..kernels.costs import is_view
 from ..kernels.kernel import Kernel
-from .features import TERMS, path, physics_terms, tree_features
+from .features import tree_features
 from .forest import Forest, fit_forest
+from .physics import SIMPLE_TERMS, TERMS, family, path, physics_terms
 
 MIN_FOREST_SAMPLES = 12
 """A path with fewer measured kernels is left to its physics."""
+MIN_PHYSICS_SAMPLES = 6
+"""A path with fewer takes the physics of its family, times a factor."""
+MIN_COVERED_SAMPLES = 3
+"""Kernels of a path with fewer are reported as not covered."""
 FLOOR_MS = 2e-4
 """Shorter kernels cannot be told from an empty session: 0.2 microseconds, a tenth of a node's dispatch."""
 ANY_PATH = "*"
-_ANY_TERMS = np.isin(TERMS, ("constant", "macs", "input_bytes", "output_bytes", "weight_bytes"))
+UNKNOWN_SPREAD = 0.5
+"""Disagreement (in logarithms) that is assumed of a family's physics."""
+_SIMPLE = np.isin(TERMS, tuple(SIMPLE_TERMS))
 
 
 @dataclass(frozen=True)
 class PathModel:
-    """Model of one path: latency = `coefficients` . terms x exp(forest); `samples` kernels were measured."""
+    """Model of one path: latency = `coefficients` . terms x exp(forest), then `scale` x latency ^ `exponent`.
+
+    `samples` kernels were measured; scale and exponent adapt the model of one target to another. `spread` is the
+    disagreement (in logarithms) that is said of a model without a forest.
+    """
 
     coefficients: np.ndarray
     forest: Forest | None
     samples: int
+    scale: float = 1.0
+    exponent: float = 1.0
+    spread: float = UNKNOWN_SPREAD
 
-    def predict(self, kernels: Sequence[Kernel], terms: np.ndarray) -> np.ndarray:
-        """Milliseconds (kernels,)."""
+    def predict(self, kernels: Sequence[Kernel], terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(milliseconds, spread), both (kernels,): the spread is the trees' standard deviation in logarithms."""
         physics = np.maximum(terms @ self.coefficients, FLOOR_MS)
         if self.forest is None:
-            return np.asarray(physics)
+            return self._adapted(physics), np.full(len(kernels), self.spread)
         x = np.stack([tree_features(kernel, ms) for kernel, ms in zip(kernels, physics, strict=True)])
-        return np.asarray(physics * np.exp(self.forest.predict(x)))
+        trees = self.forest.predict_trees(x)
+        return self._adapted(physics * np.exp(trees.mean(axis=1))), trees.std(axis=1)
+
+    def _adapted(self, latency_ms: np.ndarray) -> np.ndarray:
+        return np.asarray(self.scale * latency_ms**self.exponent)
+
+
+@dataclass(frozen=True)
+class KernelPredictions:
+    """Arrays (kernels,): milliseconds, disagreement of the ensemble in logarithms, whether the path had data."""
+
+    latency_ms: np.ndarray
+    spread: np.ndarray
+    covered: np.ndarray
 
 
 @dataclass(frozen=True)
 class KernelModel:
-    """Models by path; the path `*` is the bytes-and-MACs fallback for kernels without data."""
+    """Models by path. A kernel of a path without data is left to the physics of its family, else to the path `*`."""
 
     paths: dict[str, PathModel]
 
-    def predict(self, kernels: Sequence[Kernel]) -> tuple[np.ndarray, np.ndarray]:
-        """(milliseconds, covered), both (kernels,); `covered` is False where the fallback answered."""
-        latency_ms = np.zeros(len(kernels))
-        covered = np.ones(len(kernels), bool)
-        by_path: dict[str, list[int]] = defaultdict(list)
+    def predict(self, kernels: Sequence[Kernel]) -> KernelPredictions:
+        """Predict isolated kernels; views cost nothing here, as inside a network they move nothing."""
+        found = KernelPredictions(np.zeros(len(kernels)), np.zeros(len(kernels)), np.ones(len(kernels), bool))
+        by_model: dict[str, list[int]] = defaultdict(list)
         for i, kernel in enumerate(kernels):
-            if not is_view(kernel):  # inside a network it moves nothing; the correction counts its dispatch
-                by_path[path(kernel)].append(i)
-        for name, indices in by_path.items():
+            if not is_view(kernel):  # the correction counts its dispatch
+                name = path(kernel)
+                found.covered[i] = name in self.paths and self.paths[name].samples >= MIN_COVERED_SAMPLES
+                names = (name, family(kernel), ANY_PATH)
+                by_model[next(name for name in names if name in self.paths)].append(i)
+        for name, indices in by_model.items():
             chosen = [kernels[i] for i in indices]
             terms = np.stack([physics_terms(kernel) for kernel in chosen])
-            latency_ms[indices] = self.paths.get(name, self.paths[ANY_PATH]).predict(chosen, terms)
-            covered[indices] = name in self.paths
-        return latency_ms, covered
+            found.latency_ms[indices], found.spread[indices] = self.paths[name].predict(chosen, terms)
+        return found
 
 
 def fit_physics(terms: np.ndarray, latency_ms: np.ndarray) -> np.ndarray:
@@ -73,19 +102,32 @@ def fit_kernel_model(kernels: Sequence[Kernel], latency_ms: np.ndarray, seed: in
     """Fit all paths that occur among the measured kernels; latencies (kernels,) in milliseconds."""
     latency_ms = np.maximum(latency_ms, FLOOR_MS)
     terms = np.stack([physics_terms(kernel) for kernel in kernels])
+    paths = {ANY_PATH: PathModel(fit_physics(terms * _SIMPLE, latency_ms), None, len(kernels))}
+    by_family: dict[str, list[int]] = defaultdict(list)
     by_path: dict[str, list[int]] = defaultdict(list)
     for i, kernel in enumerate(kernels):
+        by_family[family(kernel)].append(i)
         by_path[path(kernel)].append(i)
-    paths = {ANY_PATH: PathModel(fit_physics(terms * _ANY_TERMS, latency_ms), None, len(kernels))}
+    for name, indices in sorted(by_family.items()):
+        paths[name] = PathModel(fit_physics(terms[indices] * _SIMPLE, latency_ms[indices]), None, len(indices))
     for name, indices in sorted(by_path.items()):
-        paths[name] = _fit_path([kernels[i] for i in indices], terms[indices], latency_ms[indices], seed)
+        prior = paths[family(kernels[indices[0]])].coefficients
+        chosen = [kernels[i] for i in indices]
+        paths[name] = _fit_path(chosen, terms[indices], latency_ms[indices], prior, seed)
     return KernelModel(paths)
 
 
-def _fit_path(kernels: Sequence[Kernel], terms: np.ndarray, latency_ms: np.ndarray, seed: int) -> PathModel:
+def _fit_path(
+    kernels: Sequence[Kernel], terms: np.ndarray, latency_ms: np.ndarray, prior: np.ndarray, seed: int
+) -> PathModel:
+    if len(kernels) < MIN_PHYSICS_SAMPLES:
+        ratios = np.log(latency_ms / np.maximum(terms @ prior, FLOOR_MS))
+        # One more kernel of exactly the family's latency, so that a single odd one does not rule.
+        return PathModel(prior * math.exp(ratios.sum() / (len(kernels) + 1)), None, len(kernels))
     coefficients = fit_physics(terms, latency_ms)
-    if len(kernels) < MIN_FOREST_SAMPLES:
-        return PathModel(coefficients, None, len(kernels))
     physics = np.maximum(terms @ coefficients, FLOOR_MS)
+    if len(kernels) < MIN_FOREST_SAMPLES:
+        spread = float(np.sqrt((np.log(latency_ms / physics) ** 2).mean()))
+        return PathModel(coefficients, None, len(kernels), spread=spread)
     x = np.stack([tree_features(kernel, ms) for kernel, ms in zip(kernels, physics, strict=True)])
     return PathModel(coefficients, fit_forest(x, np.log(latency_ms / physics), seed=seed), len(kernels))

@@ -14,8 +14,10 @@ from ..db.engine import Database
 from ..db.predictors import add_latency_table, find_latency_table
 from ..results import LatencyTable
 from ..spaces.codes import block_keys, block_layers
+from ..spaces.groups import layer_groups
 from ..spaces.space import Space, named_space
 from .layer_kernels import layer_kernels
+from .splitting import joined_operations
 from .targets import local_target
 from .versions import PredictorVersion
 
@@ -28,8 +30,8 @@ def latency_table(
 ) -> LatencyTable:
     """The table of a space or hyperspace for this predictor; compiled the first time, stored from then on.
 
-    A block's latency is the sum of its layers' kernels, corrected as in a network: the correction is linear, so
-    block latencies add up to the network's.
+    A block's latency is the sum of its kernels, corrected as in a network: the correction is linear, so block
+    latencies add up to the network's.
     """
     source = named_space(space_name)
     space = source if isinstance(source, Space) else None
@@ -46,14 +48,13 @@ def latency_table(
             return _table(space_name, version, columns, archive["latency_ms"])
     predictor = version.predictor
     target = local_target(database, predictor.target)
-    blocks = [[layer.workload for layer in block_layers(hyperspace, key)] for key in keys]
-    kernels = layer_kernels(
-        target, {layer for block in blocks for layer in block}, database.artefacts.root.parent / "cache", on_progress
-    )
+    joined = joined_operations(target)
+    blocks = [layer_groups(block_layers(hyperspace, key), joined, gated=bool(key.gated)) for key in keys]
+    kernels = layer_kernels(database, target, {group for block in blocks for group in block}, on_progress)
     unique = list({kernel: None for found in kernels.values() for kernel in found})
     kernel_ms = dict(zip(unique, predictor.kernels_ms(unique), strict=True))
-    layer_ms = {layer: sum(kernel_ms[kernel] for kernel in found) for layer, found in kernels.items()}
-    latency_ms = np.array([sum(layer_ms[layer] for layer in block) for block in blocks])
+    group_ms = {group: sum(kernel_ms[kernel] for kernel in found) for group, found in kernels.items()}
+    latency_ms = np.array([sum(group_ms[group] for group in block) for block in blocks])
     buffer = io.BytesIO()
     np.savez_compressed(buffer, latency_ms=latency_ms)
     with database.session() as session:

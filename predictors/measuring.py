@@ -10,10 +10,11 @@ from ..db.engine import Database
 from ..db.measurements import NewMeasurement, add_measurements, get_or_create_kernels
 from ..devices.local import LocalDevice
 from ..devices.protocol import Visit
-from ..errors import MeasurementError
+from ..errors import InvalidInput, MeasurementError
 from ..kernels.kernel import Kernel
 from ..kernels.onnx_builder import one_kernel_model
-from .networks import PreparedModel, store_network
+from ..kernels.tflite_builder import one_kernel_tflite
+from .networks import PreparedModel, store_prepared
 from .targets import LocalTarget
 
 BATCH = 64
@@ -23,8 +24,8 @@ BATCH = 64
 class Measurer:
     """One sitting on a local target: measures kernels and networks and stores every visit.
 
-    A kernel that the runtime refuses is remembered in `failures` and skipped from then on; `quiet` holds the hashes
-    of kernels that had an undisturbed visit.
+    A kernel that the runtime refuses is remembered in `failures` and skipped from then on; `visited` holds the hashes
+    of all that were tried, `quiet` of those that had an undisturbed visit.
     """
 
     def __init__(self, database: Database, target: LocalTarget, device: LocalDevice) -> None:
@@ -33,6 +34,7 @@ class Measurer:
         self.device = device
         self.sitting = str(uuid.uuid4())
         self.failures: dict[str, str] = {}
+        self.visited: set[str] = set()
         self.quiet: set[str] = set()
         self._ids: dict[str, int] = {}
 
@@ -51,7 +53,8 @@ class Measurer:
                     continue
                 if not goes_on():
                     break
-                visit = self.device.measure(one_kernel_model(kernel), optimise=False)[0]
+                self.visited.add(kernel.hash)
+                visit = self._visit(kernel)
                 if visit.error is not None:
                     self.failures[kernel.hash] = visit.error
                     continue
@@ -67,14 +70,21 @@ class Measurer:
             self._store(rows)
         return done
 
+    def _visit(self, kernel: Kernel) -> Visit:
+        try:
+            model = one_kernel_tflite(kernel) if kernel.domain == "tflite" else one_kernel_model(kernel)
+        except InvalidInput as error:  # control flow, strings: predicted from its bytes
+            return Visit.failed(error.message)
+        return self.device.measure(model, optimise=False)[0]
+
     def measure_network(self, model: PreparedModel, name: str) -> Visit:
         """One visit of a whole network; raises MeasurementError if the runtime cannot run it."""
         visit = self.device.measure(model.data, optimise=True)[0]
         if visit.error is not None:
             raise MeasurementError(f"{name} cannot be measured on {self.target.name}: {visit.error}", "")
-        store_network(self.database, model.data, name)
+        sha256 = store_prepared(self.database, model, name)
         with self.database.session() as session:
-            add_measurements(session, [self._row(visit, datetime.now(UTC), model_sha256=model.sha256)])
+            add_measurements(session, [self._row(visit, datetime.now(UTC), model_sha256=sha256)])
         return visit
 
     def _store(self, rows: list[tuple[Kernel, Visit, datetime]]) -> None:

@@ -4,47 +4,56 @@ from __future__ import annotations
 
 import io
 import json
+import math
+import tokenize
 import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from ..errors import InvalidInput
-from ..kernels.costs import weight_bytes
 from ..kernels.kernel import Kernel
 from ..results import KernelLatency, Prediction
-from .correction import Correction
-from .features import FEATURES, TERMS
+from .correction import Correction, NetworkSum, kernel_terms
+from .features import FEATURES
 from .forest import Forest
 from .kernel_model import ANY_PATH, KernelModel, PathModel
+from .physics import TERMS
+from .report import Report
 
-FORMAT = 1
-UNCOVERED_SPREAD = 0.5
-"""A kernel without data may cost this share of its prediction more or less."""
+FORMAT = 2
+MAX_UNPACKED_BYTES = 1 << 30
+"""Bytes of all arrays together; what says more is a bomb."""
 _DAMAGE = (
     *(KeyError, TypeError, ValueError, AttributeError, OverflowError, MemoryError),
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError),  # the last: encrypted, says zipfile
+    *(SyntaxError, tokenize.TokenError),  # NumPy reads the header of an array as Python's literals
 )
 """What reading bytes that are no predictor can raise."""
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predicts networks on `target`; `runtime_version` is the version of the runtime that was measured."""
+    """Predicts networks on `target`; `runtime_version` is the version of the runtime that was measured.
+
+    `report` is what profiling found out about it; a prediction does not need it.
+    """
 
     target: str
     runtime_version: str
     kernel_model: KernelModel
     correction: Correction
+    report: Report = field(default_factory=Report)
 
     def kernels_ms(self, kernels: Sequence[Kernel]) -> np.ndarray:
         """(kernels,): each kernel's corrected share of a network's latency; they add up to it."""
-        latency_ms, _ = self.kernel_model.predict(kernels)
-        weights_mb = np.array([weight_bytes(kernel) / 1e6 for kernel in kernels])
-        return self.correction.a * latency_ms + self.correction.b + self.correction.c * weights_mb
+        return self._corrected(kernels, self.kernel_model.predict(kernels).latency_ms)
+
+    def _corrected(self, kernels: Sequence[Kernel], latency_ms: np.ndarray) -> np.ndarray:
+        return np.asarray(kernel_terms(latency_ms, kernels) @ self.correction.coefficients)
 
     def predict(self, kernels: Sequence[Kernel], name: str, notes: Sequence[str] = ()) -> Prediction:
         """Latency of a network from its kernels, repeated ones included, with interval and breakdown.
@@ -54,18 +63,18 @@ class Predictor:
         counts = Counter(kernels)
         unique = list(counts)
         times = np.array([counts[kernel] for kernel in unique])
-        each_ms = self.kernels_ms(unique)
-        _, covered = self.kernel_model.predict(unique)
+        found = self.kernel_model.predict(unique)
+        each_ms, covered = self._corrected(unique, found.latency_ms), found.covered
         total_ms = float(each_ms @ times)
         uncovered = float((each_ms * times)[~covered].sum() / total_ms) if total_ms else 0.0
-        below, above = self.correction.interval
-        spread = uncovered * UNCOVERED_SPREAD
+        network = NetworkSum.of(found, unique, [counts[kernel] for kernel in unique])
+        below, above = self.correction.interval_at(network.spread)
         order = np.argsort(-each_ms * times, kind="stable")
         breakdown = tuple(
             KernelLatency(unique[i].kind, unique[i].config, float(each_ms[i]), int(times[i]), bool(covered[i]))
             for i in order
         )
-        interval = (total_ms * max(0.0, 1 - below - spread), total_ms * (1 + above + spread))
+        interval = (total_ms * (1 - below), total_ms * (1 + above))
         return Prediction(self.target, name, total_ms, interval, uncovered, breakdown, tuple(notes))
 
 
@@ -78,11 +87,19 @@ def to_bytes(predictor: Predictor) -> bytes:
         "runtime_version": predictor.runtime_version,
         "terms": TERMS,
         "features": FEATURES,
-        "correction": [correction.a, correction.b, correction.c],
-        "interval": correction.interval,
+        "correction": correction.coefficients.tolist(),
+        "interval": [correction.width, correction.usual_spread],
         "residuals": correction.residuals,
+        "report": predictor.report.to_dict(),
         "paths": [
-            {"name": name, "samples": model.samples, "forest": model.forest is not None}
+            {
+                "name": name,
+                "samples": model.samples,
+                "forest": model.forest is not None,
+                "scale": model.scale,
+                "exponent": model.exponent,
+                "spread": model.spread,
+            }
             for name, model in predictor.kernel_model.paths.items()
         ],
     }
@@ -99,6 +116,9 @@ def to_bytes(predictor: Predictor) -> bytes:
 def from_bytes(data: bytes) -> Predictor:
     """Inverse of `to_bytes`; raises InvalidInput for anything that is not a predictor of this format."""
     try:
+        with zipfile.ZipFile(io.BytesIO(data)) as members:
+            if sum(member.file_size for member in members.infolist()) > MAX_UNPACKED_BYTES:
+                raise ValueError("its arrays are too large")
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         manifest = json.loads(arrays["manifest"].tobytes())
@@ -119,12 +139,18 @@ def from_bytes(data: bytes) -> Predictor:
             coefficients = arrays[f"{i}.coefficients"]
             if coefficients.shape != (len(TERMS),) or not np.isfinite(coefficients).all():
                 raise ValueError("a path has no coefficient for each term")
-            paths[str(entry["name"])] = PathModel(coefficients, forest, int(entry["samples"]))
+            scale, exponent, spread = float(entry["scale"]), float(entry["exponent"]), float(entry["spread"])
+            if not (math.isfinite(scale) and scale > 0 and math.isfinite(exponent) and 0 <= spread < math.inf):
+                raise ValueError("a path is adapted by something that is no factor")
+            samples = int(entry["samples"])
+            paths[str(entry["name"])] = PathModel(coefficients, forest, samples, scale, exponent, spread)
         if ANY_PATH not in paths:
             raise ValueError("the model for kernels without data is missing")
-        a, b, c = map(float, manifest["correction"])
-        below, above = map(float, manifest["interval"])
-        correction = Correction(a, b, c, (below, above), tuple(map(float, manifest["residuals"])))
-        return Predictor(str(manifest["target"]), str(manifest["runtime_version"]), KernelModel(paths), correction)
+        a, b, c, d = map(float, manifest["correction"])
+        width, usual_spread = map(float, manifest["interval"])
+        correction = Correction(a, b, c, d, width, usual_spread, tuple(map(float, manifest["residuals"])))
+        report = Report.from_dict(manifest["report"])
+        target, version = str(manifest["target"]), str(manifest["runtime_version"])
+        return Predictor(target, version, KernelModel(paths), correction, report)
     except _DAMAGE as error:
         raise InvalidInput(f"The file is not a predictor: {error}.", "Profile the target again.") from error

@@ -3,52 +3,57 @@
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from ..db.artefacts import save_artefact
 from ..db.engine import Database
-from ..db.measurements import kernel_measurements
-from ..db.predictors import add_predictor
+from ..db.measurements import kernel_measurements, model_measurements
+from ..db.predictors import add_predictor, latest_predictor
 from ..devices.local import LocalDevice
-from ..errors import MeasurementError
-from ..kernels.costs import is_view
+from ..errors import NotReady
 from ..kernels.kernel import Kernel
 from ..spaces.hyperspace import Hyperspace
-from ..spaces.layers import Layer
-from ..spaces.space import Space, drawn_subnet
-from .accuracy import accuracy
-from .correction import MIN_NETWORKS, NetworkSum, fit_correction
-from .features import path
-from .kernel_model import FLOOR_MS, fit_kernel_model
-from .layer_kernels import layer_kernels
+from ..spaces.space import Space
+from .adaptation import adapt
+from .fitting import (
+    MIN_KERNELS,
+    CalibrationNetwork,
+    Fit,
+    fit_predictor,
+    held_out_accuracy,
+    held_out_kernels,
+    is_held_out,
+)
+from .kernel_model import KernelModel, fit_kernel_model
 from .measuring import Measurer, kernel_of
-from .networks import prepare, sample_networks
+from .networks import PreparedModel
+from .physics import path
+from .pool import Candidate, OnProgress, Pool, drawn_order, make_pool, stored_candidates
 from .predictor import Predictor, to_bytes
+from .report import CurvePoint
 from .splitting import split_network
 from .targets import LocalTarget
+from .versions import PredictorVersion
 
-NETWORKS = 15
-"""Whole networks measured for the correction; the notes found 10 to 20 enough."""
+SECONDS_PER_NETWORK = 20.0
+MIN_NETWORKS_MEASURED, MAX_NETWORKS_MEASURED = 12, 44
+"""Whole networks for the correction. Once kernels are known within a few percent, it is what limits the accuracy."""
 ENOUGH_NETWORKS = 6
-MORE_ROUNDS = 3
-FIRST_PASS = 0.55
+MORE_ROUNDS = 2
+FIRST_PASS = 0.6
 """Share of the time for kernels that goes into new ones; the rest visits them again."""
+BATCHES = 8
+"""How often, in the first pass, what was learnt decides which kernels come next."""
 BUSY_FACTOR, BUSY_EXTRA_S = 2.0, 120.0
 """On a busy machine most visits are disturbed: until there is enough, profiling may take this much in all."""
-MAX_POOL_LAYERS = 6000
-DRAWN_NETWORKS = 2000
-POOL_LAYERS_PER_SECOND = 20
-"""Layers split into kernels for every second of budget: about a tenth of the time goes there."""
-MIN_KERNELS, ENOUGH_KERNELS = 30, 45
-HELD_OUT_SHARE = 0.1
-
-OnProgress = Callable[[str, float, float], None]
-"""(phase, done, total)."""
+ENOUGH_KERNELS = 45
 
 
 @dataclass(frozen=True)
@@ -63,77 +68,51 @@ class Profile:
     held_out: dict[str, Any]
 
 
-@dataclass(frozen=True)
-class CalibrationNetwork:
-    """A whole network measured for the correction: its kernels and its undisturbed visits in milliseconds."""
-
-    name: str
-    kernels: tuple[Kernel, ...]
-    visits_ms: tuple[float, ...]
-
-
-def is_held_out(kernel_hash: str) -> bool:
-    """Whether a kernel is never trained on; decided by its hash, so that it stays so from version to version."""
-    return int(kernel_hash[:8], 16) < HELD_OUT_SHARE * 16**8
-
-
 def profile(
     database: Database,
     target: LocalTarget,
     sources: Sequence[Hyperspace | Space],
     budget_s: float,
     *,
+    published: bool = False,
+    add: bool = False,
+    base: PredictorVersion | None = None,
+    max_kernels: int | None = None,
     seed: int = 0,
     on_progress: OnProgress = lambda *_: None,
 ) -> Profile:
-    """Measure kernels and networks of these spaces or hyperspaces for `budget_s` seconds, fit, store a new version.
+    """Measure kernels and networks for `budget_s` seconds, fit, store a new version of the target's predictor.
 
-    Measurements of earlier sittings with the same runtime version are used too, and their kernels are not
-    measured a first time again.
+    Kernels and networks are those of random subnets of the sources and, if `published`, of published architectures.
+    What an interrupted run measured is used; what the last finished one rested on only if `add`. With `base`, the
+    predictor of a like target, at most `max_kernels` kernels tell how this target differs from it.
+    Raises NotReady if there is nothing to `add` to, MeasurementError if the machine is too busy.
     """
-    plan = _Plan(budget_s)
-    rng = np.random.default_rng(seed)
-    pool_layers = min(MAX_POOL_LAYERS, int(POOL_LAYERS_PER_SECOND * budget_s))
-    pool = kernel_pool(database, sources, target, pool_layers, rng, on_progress)
-    known = {row.hash for row in _stored(database, target)}
-    with LocalDevice(target.target) as device:
-        measurer = Measurer(database, target, device)
-        networks = [
-            (name, prepare(data, target, name)) for name, data in sample_networks(sources, NETWORKS, target, rng)
-        ]
-        visits: dict[str, list[float]] = defaultdict(list)
-
-        def visit_networks(until: float) -> None:
-            for name, model in networks:
-                if plan.spent(until, enough=len(visits) >= ENOUGH_NETWORKS):
-                    return
-                visit = measurer.measure_network(model, name)
-                if not visit.disturbed and visit.latency_ms is not None:
-                    visits[name].append(visit.latency_ms)
-
-        def visit_kernels(kernels: Sequence[Kernel], until: float) -> None:
-            measurer.measure_kernels(
-                kernels,
-                lambda: not plan.spent(until, enough=len(known | measurer.quiet) >= ENOUGH_KERNELS),
-                lambda _: on_progress("measuring kernels", plan.elapsed, plan.deadline - plan.started),
-            )
-
-        # The visits of one kernel or network lie apart, so that no single slow minute spoils all of them.
-        visit_networks(plan.at(0.3))
-        visit_kernels([kernel for kernel in pool if kernel.hash not in known] or pool, plan.at(FIRST_PASS))
-        visit_networks(plan.at(0.75))
-        again = [kernel for kernel in _measured_kernels(database, target) if kernel.hash not in measurer.failures]
-        visit_kernels([again[i] for i in rng.permutation(len(again))], plan.at(0.85))
-        for _ in range(MORE_ROUNDS):
-            visit_networks(plan.deadline)
-        calibration = [
-            CalibrationNetwork(
-                name, tuple(use.kernel for use in split_network(device, model.data)), tuple(visits[name])
-            )
-            for name, model in networks
-            if visits[name]
-        ]
-    return _fit_and_store(database, target, calibration, plan.started, seed)
+    with database.session(read_only=True) as session:
+        latest = latest_predictor(session, target.name)
+    if add and latest is None:
+        raise NotReady(
+            f"{target.name} has no predictor to add to.", f"Profile it first: milliseek profile {target.name}"
+        )
+    since = latest.created_at if latest is not None and not add else None
+    run = _Run(database, target, _Plan(budget_s), since, np.random.default_rng(seed), on_progress)
+    pool = make_pool(
+        database,
+        target,
+        sources,
+        published=published,
+        budget_s=budget_s,
+        networks=int(np.clip(budget_s / SECONDS_PER_NETWORK, MIN_NETWORKS_MEASURED, MAX_NETWORKS_MEASURED)),
+        rng=run.rng,
+        on_progress=on_progress,
+    )
+    fit: Fit = partial(fit_kernel_model, seed=seed)
+    if base is not None:
+        fit = partial(adapt, base.predictor.kernel_model)
+    networks = run.measure(pool, fit, max_kernels)
+    on_progress("fitting", 1, 1)
+    predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit)
+    return _store(database, target, predictor, held_out, run, len(networks))
 
 
 class _Plan:
@@ -141,7 +120,7 @@ class _Plan:
 
     def __init__(self, budget_s: float) -> None:
         self.started = time.monotonic()
-        self.deadline = self.started + 0.9 * budget_s
+        self.deadline = self.started + 0.93 * budget_s
         self._limit = self.started + BUSY_FACTOR * budget_s + BUSY_EXTRA_S
 
     @property
@@ -159,96 +138,166 @@ class _Plan:
         return time.monotonic() >= (until if enough else max(until, self._limit))
 
 
-def kernel_pool(
-    database: Database,
-    sources: Sequence[Hyperspace | Space],
-    target: LocalTarget,
-    layers_in_all: int,
-    rng: np.random.Generator,
-    on_progress: OnProgress = lambda *_: None,
-) -> list[Kernel]:
-    """Distinct kernels of so many layers that networks of the sources have, in the order in which to measure them.
+class _Run:
+    """The measuring of one profile; what is measured is stored at once, so that an interrupted run loses nothing."""
 
-    Every path of the runtime has its turn early, and a share that grows with the square root of how many kernels it
-    has; within a path, what occurs in many networks comes first.
+    def __init__(
+        self,
+        database: Database,
+        target: LocalTarget,
+        plan: _Plan,
+        since: datetime | None,
+        rng: np.random.Generator,
+        on_progress: OnProgress,
+    ) -> None:
+        self.database, self.target, self.plan, self.since, self.rng = database, target, plan, since, rng
+        self.curve: list[CurvePoint] = []
+        self._on_progress = on_progress
+        self._visits: dict[str, list[float]] = defaultdict(list)
+        self._models: dict[str, PreparedModel] = {}
+        self._accuracy = ""
+
+    def measured(self) -> dict[Kernel, float]:
+        """The lowest undisturbed visit of every kernel so far, in milliseconds."""
+        return {kernel: min(visits) for kernel, visits in self._kernel_visits().items()}
+
+    def measure(self, pool: Pool, fit: Fit, max_kernels: int | None) -> list[CalibrationNetwork]:
+        """Visit networks and kernels by turns until the time is over.
+
+        The visits of one kernel or network lie apart, so that no single slow minute spoils all of them.
+        """
+        with LocalDevice(self.target.target) as device:
+            measurer = Measurer(self.database, self.target, device)
+            candidates = [*pool.candidates, *self._recalled(pool)]
+            self._visit_networks(measurer, candidates, self.plan.at(0.2))
+            self._visit_new_kernels(measurer, pool, fit, self.plan.at(FIRST_PASS), max_kernels)
+            self._visit_networks(measurer, candidates, self.plan.at(0.4))
+            self._visit_again(measurer, self.plan.at(0.75))
+            for _ in range(MORE_ROUNDS):
+                self._visit_networks(measurer, candidates, self.plan.deadline)
+            if max_kernels is None:
+                self._visit_again(measurer, self.plan.deadline)
+            return [
+                CalibrationNetwork(c.name, c.family, c.kernels or self._split(device, c), tuple(visits))
+                for c in candidates
+                if (visits := self._visits[c.name])
+            ]
+
+    def _recalled(self, pool: Pool) -> list[Candidate]:
+        """Take up what an interrupted run, or the one that this one adds to, measured; networks not in the pool."""
+        with self.database.session(read_only=True) as session:
+            rows = model_measurements(
+                session, self.target.row_id, runtime_version=self.target.runtime_version, since=self.since
+            )
+        stored = stored_candidates(self.database, self.target, rows)
+        for row in rows:
+            if row.name in stored:
+                self._visits[row.name].append(row.latency_ms)
+        known = {candidate.name for candidate in pool.candidates}
+        return [candidate for name, candidate in stored.items() if name not in known]
+
+    def _model(self, candidate: Candidate) -> PreparedModel:
+        if candidate.name not in self._models:
+            self._models[candidate.name] = candidate.load()
+        return self._models[candidate.name]
+
+    def _split(self, device: LocalDevice, candidate: Candidate) -> tuple[Kernel, ...]:
+        return tuple(use.kernel for use in split_network(device, self._model(candidate).data))
+
+    def _visit_networks(self, measurer: Measurer, candidates: Sequence[Candidate], until: float) -> None:
+        for candidate in candidates:
+            if self.plan.spent(until, enough=sum(map(bool, self._visits.values())) >= ENOUGH_NETWORKS):
+                return
+            self._show("measuring networks")
+            visit = measurer.measure_network(self._model(candidate), candidate.name)
+            if not visit.disturbed and visit.latency_ms is not None:
+                self._visits[candidate.name].append(visit.latency_ms)
+
+    def _visit_new_kernels(
+        self, measurer: Measurer, pool: Pool, fit: Fit, until: float, max_kernels: int | None
+    ) -> None:
+        known = self._kernel_visits()
+        left = [kernel for kernel in pool.in_order(self.rng) if kernel not in known][:max_kernels]
+        started = time.monotonic()
+        for batch in range(1, BATCHES + 1):
+            before = set(measurer.visited)
+            end = started + (until - started) * batch / BATCHES
+            self._visit_kernels(measurer, left, end)
+            left = [kernel for kernel in left if kernel.hash not in measurer.visited]
+            if not left or set(measurer.visited) == before:
+                return
+            measured = self.measured()
+            train = {kernel: ms for kernel, ms in measured.items() if not is_held_out(kernel)}
+            if len(train) >= MIN_KERNELS:
+                model = fit(list(train), np.array(list(train.values())))
+                self._learn(model, measured, len(train))
+                left = [left[i] for i in drawn_order(_worth(model, left, pool), self.rng)]
+
+    def _learn(self, model: KernelModel, measured: Mapping[Kernel, float], trained_on: int) -> None:
+        tested = held_out_kernels(model, measured)
+        if tested:
+            figures = held_out_accuracy(tested)
+            self.curve.append(CurvePoint(self.plan.elapsed, trained_on, figures["within_5"], figures["within_10"]))
+            self._accuracy = f": {100 * figures['within_10']:.0f} % within 10 %"
+
+    def _visit_again(self, measurer: Measurer, until: float) -> None:
+        """Further visits: of kernels with fewest visits first, of those with two or more where these disagree."""
+        visits = self._kernel_visits()
+        kernels = [kernel for kernel in visits if kernel.hash not in measurer.failures]
+        doubt = np.array([_doubt(visits[kernel]) for kernel in kernels])
+        self._visit_kernels(measurer, [kernels[i] for i in drawn_order(doubt, self.rng)], until)
+
+    def _visit_kernels(self, measurer: Measurer, kernels: Sequence[Kernel], until: float) -> None:
+        known = {kernel.hash for kernel in self._kernel_visits()}
+        measurer.measure_kernels(
+            kernels,
+            lambda: not self.plan.spent(until, enough=len(known | measurer.quiet) >= ENOUGH_KERNELS),
+            lambda _: self._show("measuring kernels" + self._accuracy),
+        )
+
+    def _kernel_visits(self) -> dict[Kernel, list[float]]:
+        """Undisturbed visits of every kernel, in milliseconds."""
+        with self.database.session(read_only=True) as session:
+            rows = kernel_measurements(
+                session, self.target.row_id, runtime_version=self.target.runtime_version, since=self.since
+            )
+        specs = {row.hash: row.spec for row in rows}
+        visits: dict[str, list[float]] = defaultdict(list)
+        for row in rows:
+            visits[row.hash].append(row.latency_ms)
+        return {kernel_of(spec): visits[key] for key, spec in specs.items()}
+
+    def _show(self, phase: str) -> None:
+        self._on_progress(phase, self.plan.elapsed, self.plan.deadline - self.plan.started)
+
+
+def _doubt(visits_ms: Sequence[float]) -> float:
+    """How much another visit of a kernel is worth: much after a single one, else as far as the lowest two differ."""
+    if len(visits_ms) < 2:
+        return 1.0
+    lowest, second = sorted(visits_ms)[:2]
+    return min(1.0, second / max(lowest, 1e-9) - 1) / len(visits_ms)
+
+
+def _worth(model: KernelModel, kernels: Sequence[Kernel], pool: Pool) -> np.ndarray:
+    """(kernels,): what measuring each is worth: disagreement of the ensemble x milliseconds x its weight in the pool.
+
+    The held-out ones, from which nothing is learnt, are worth the mean: their share stays as it is. So are those of
+    paths without data, whose model cannot disagree with itself.
     """
-    counts = _drawn_layers(sources, layers_in_all, rng)
-    split = layer_kernels(
-        target,
-        counts,
-        database.artefacts.root.parent / "cache",
-        lambda done, total: on_progress("splitting into kernels", done, total),
-    )
-    weights: Counter[Kernel] = Counter()
-    for layer, count in counts.items():
-        for kernel in split[layer]:
-            if not is_view(kernel):
-                weights[kernel] += count
-    by_path: dict[str, list[Kernel]] = defaultdict(list)
-    for kernel in weights:
-        by_path[path(kernel)].append(kernel)
-    ranked = []
-    for _, kernels in sorted(by_path.items()):
-        # Efraimidis and Spirakis, 2006: sorting by u^(1/w) draws without replacement in proportion to w.
-        keys = np.log(rng.random(len(kernels))) / np.array([weights[kernel] for kernel in kernels])
-        for rank, i in enumerate(np.argsort(-keys, kind="stable")):
-            ranked.append(((rank + rng.random()) / len(kernels) ** 0.5, kernels[i]))
-    return [kernel for _, kernel in sorted(ranked, key=lambda pair: pair[0])]
+    found = model.predict(kernels)
+    weights = np.array([pool.weights[kernel] for kernel in kernels])
+    # The root keeps a few long kernels from taking all the time: a visit of a long kernel costs more as well.
+    worth = found.spread * np.sqrt(np.maximum(found.latency_ms, 1e-3) * weights)
+    plain = np.array([is_held_out(kernel) or path(kernel) not in model.paths for kernel in kernels])
+    worth[plain] = worth[~plain].mean() if (~plain).any() else 1.0
+    return np.asarray(worth)
 
 
-def _drawn_layers(sources: Sequence[Hyperspace | Space], limit: int, rng: np.random.Generator) -> Counter[Layer]:
-    """How often each layer occurs in random networks of the sources; at most `limit` distinct layers."""
-    counts: Counter[Layer] = Counter()
-    for i in range(DRAWN_NETWORKS):
-        subnet = drawn_subnet(sources[i % len(sources)], rng)
-        counts.update(layer.workload for layer in subnet.network(subnet.space.hyperspace.nominal_classes).layers)
-        if len(counts) >= limit:
-            break
-    return counts
-
-
-def _stored(database: Database, target: LocalTarget) -> list[Any]:
-    with database.session(read_only=True) as session:
-        return list(kernel_measurements(session, target.row_id, runtime_version=target.runtime_version))
-
-
-def _measured_kernels(database: Database, target: LocalTarget) -> list[Kernel]:
-    return [kernel_of(spec) for spec in {row.hash: row.spec for row in _stored(database, target)}.values()]
-
-
-def _fit_and_store(
-    database: Database, target: LocalTarget, calibration: Sequence[CalibrationNetwork], started: float, seed: int
+def _store(
+    database: Database, target: LocalTarget, predictor: Predictor, held_out: dict[str, Any], run: _Run, networks: int
 ) -> Profile:
-    best: dict[str, float] = {}
-    specs: dict[str, Any] = {}
-    for row in _stored(database, target):
-        best[row.hash] = min(best.get(row.hash, np.inf), row.latency_ms)
-        specs[row.hash] = row.spec
-    train = [key for key in best if not is_held_out(key)]
-    test = [key for key in best if is_held_out(key)]
-    if len(train) < MIN_KERNELS:
-        raise MeasurementError(
-            f"Only {len(train)} kernels could be measured on {target.name} undisturbed; {MIN_KERNELS} are needed.",
-            "Give a longer --budget, and stop other programs on this machine.",
-        )
-    model = fit_kernel_model([kernel_of(specs[key]) for key in train], np.array([best[key] for key in train]), seed)
-    held_out: dict[str, Any] = {"kernels": len(test)}
-    if test:
-        predicted, _ = model.predict([kernel_of(specs[key]) for key in test])
-        held_out |= accuracy(predicted, np.maximum([best[key] for key in test], FLOOR_MS))
-    sums = []
-    for network in calibration:
-        latency_ms, _ = model.predict(network.kernels)
-        sums.append(NetworkSum.of(latency_ms, network.kernels))
-    if len(sums) < MIN_NETWORKS:
-        raise MeasurementError(
-            f"Only {len(sums)} of {NETWORKS} networks could be measured on {target.name} undisturbed.",
-            "Stop other programs on this machine and profile again.",
-        )
-    correction = fit_correction(sums, [network.visits_ms for network in calibration])
-    residuals = np.array(correction.residuals)
-    held_out["networks"] = {"networks": len(sums), **accuracy(1 + residuals, np.ones(len(residuals)))}
-    predictor = Predictor(target.name, target.runtime_version, model, correction)
+    trained_on = sum(not is_held_out(kernel) for kernel in run.measured())
     with database.session() as session:
         sha256 = save_artefact(session, database.artefacts, to_bytes(predictor), "predictor")
         row = add_predictor(
@@ -257,9 +306,8 @@ def _fit_and_store(
             runtime_version=target.runtime_version,
             artefact_sha256=sha256,
             held_out=held_out,
-            kernels=len(train),
-            networks=len(sums),
+            kernels=trained_on,
+            networks=networks,
         )
-        version = row.version
-    seconds = time.monotonic() - started
-    return Profile(target.name, f"{target.name}@{version}", len(train), len(sums), seconds, held_out)
+        name = f"{target.name}@{row.version}"
+    return Profile(target.name, name, trained_on, networks, run.plan.elapsed, held_out)

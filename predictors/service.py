@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from types import TracebackType
 from typing import Self
 
@@ -14,15 +13,16 @@ from ..db.predictors import list_predictors
 from ..devices.local import LocalDevice
 from ..errors import InvalidInput
 from ..results import LatencyTable, Prediction, SubnetLatencies, TargetInfo
-from ..spaces.codes import check_genes
 from ..spaces.space import Space, named_space
 from .latency_table import latency_table
 from .lookup import LatencyLookup
-from .networks import load_network, prepare, store_network
-from .splitting import split_network
-from .targets import local_target
+from .networks import Outline, keep_network, load_network, model_format, outline, prepare
+from .remembered import Remembered
+from .splitting import split_hollow, split_network
+from .targets import LocalTarget, local_target
 from .versions import PredictorVersion, newest_predictor
 
+REMEMBERED_OUTLINES = 256
 REMEMBERED_PREDICTIONS = 256
 REMEMBERED_TABLES = 8
 
@@ -35,9 +35,10 @@ class LatencyService:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._devices: dict[str, LocalDevice] = {}
-        self._predictions: OrderedDict[tuple[str, str], Prediction] = OrderedDict()
-        self._tables: OrderedDict[tuple[str, str], LatencyLookup] = OrderedDict()
+        self._workers: dict[str, tuple[LocalTarget, LocalDevice]] = {}
+        self._outlines: Remembered[str, Outline] = Remembered(REMEMBERED_OUTLINES)
+        self._predictions: Remembered[tuple[str, str], Prediction] = Remembered(REMEMBERED_PREDICTIONS)
+        self._tables: Remembered[tuple[str, str], LatencyLookup] = Remembered(REMEMBERED_TABLES)
         self._lock = threading.Lock()
         self._compiling = threading.Lock()
 
@@ -52,27 +53,26 @@ class LatencyService:
     def close(self) -> None:
         """End the child processes."""
         with self._lock:
-            devices, self._devices = list(self._devices.values()), {}
-        for device in devices:
+            workers, self._workers = list(self._workers.values()), {}
+        for _, device in workers:
             device.close()
 
     def store_model(self, data: bytes, name: str) -> str:
-        """Check and keep an ONNX file; returns its SHA-256."""
-        return store_network(self._database, data, name)
+        """Check and keep a model file; returns its SHA-256."""
+        outlined = outline(data, name)
+        sha256 = keep_network(self._database, data, name, model_format(data))
+        if outlined is not None:
+            self._outlines.put(sha256, outlined)
+        return sha256
 
     def predict_model(self, sha256: str, target: str) -> Prediction:
         """Predict a stored model."""
         version = newest_predictor(self._database, target)
         key = (sha256, version.name)
-        with self._lock:
-            if key in self._predictions:
-                self._predictions.move_to_end(key)
-                return self._predictions[key]
+        if (known := self._predictions.get(key)) is not None:
+            return known
         prediction = self._predict(sha256, version)
-        with self._lock:
-            self._predictions[key] = prediction
-            while len(self._predictions) > REMEMBERED_PREDICTIONS:
-                self._predictions.popitem(last=False)
+        self._predictions.put(key, prediction)
         return prediction
 
     def predict_subnets(self, space: str, target: str, genes: np.ndarray) -> SubnetLatencies:
@@ -82,7 +82,6 @@ class LatencyService:
             raise InvalidInput(
                 f"'{space}' is a hyperspace.", "Name the space of the subnets, such as small32-5125-0312."
             )
-        check_genes(chosen, genes)
         lookup = self._lookup(space, newest_predictor(self._database, target))
         latency_ms = lookup.subnets_ms(chosen, genes)
         return SubnetLatencies(latency_ms, lookup.table.interval, lookup.table.predictor)
@@ -102,23 +101,26 @@ class LatencyService:
 
     def _lookup(self, space: str, version: PredictorVersion) -> LatencyLookup:
         key = (space, version.name)
-        with self._lock:
-            if key in self._tables:
-                self._tables.move_to_end(key)
-                return self._tables[key]
+        if (known := self._tables.get(key)) is not None:
+            return known
         with self._compiling:  # it takes every core: one at a time
             lookup = LatencyLookup(latency_table(self._database, version, space))
-        with self._lock:
-            self._tables[key] = lookup
-            while len(self._tables) > REMEMBERED_TABLES:
-                self._tables.popitem(last=False)
+        self._tables.put(key, lookup)
         return lookup
 
     def _predict(self, sha256: str, version: PredictorVersion) -> Prediction:
+        target, device = self._worker(version.predictor.target)
+        outlined = self._outlines.get(sha256)
+        if outlined is not None and outlined.runs_on(target) and (uses := split_hollow(device, outlined.data)):
+            return version.predictor.predict([use.kernel for use in uses], version.name)
         data, name = load_network(self._database, sha256)
-        target = local_target(self._database, version.predictor.target)
-        prepared = prepare(data, target, name)
+        prepared = prepare(self._database, data, target, name)
+        uses = split_network(device, prepared.data)
+        return version.predictor.predict([use.kernel for use in uses], version.name, prepared.notes)
+
+    def _worker(self, name: str) -> tuple[LocalTarget, LocalDevice]:
         with self._lock:
-            device = self._devices.setdefault(target.name, LocalDevice(target.target))
-        kernels = [use.kernel for use in split_network(device, prepared.data)]
-        return version.predictor.predict(kernels, version.name, prepared.notes)
+            if name not in self._workers:
+                target = local_target(self._database, name)
+                self._workers[name] = target, LocalDevice(target.target)
+            return self._workers[name]

@@ -13,6 +13,7 @@ from ..devices.facts import local_facts, weight_bits
 from ..devices.runtime import get_runtime
 from ..devices.target import Target, parse
 from ..errors import InvalidInput, NotFound
+from ..kernels.skeleton import Format
 from ..spaces.onnx_network import Precision
 
 
@@ -37,6 +38,11 @@ class LocalTarget:
     def precision(self) -> Precision:
         """fp32 or int8."""
         return "int8" if self.target.precision == "int8" else "fp32"
+
+    @property
+    def format(self) -> Format:
+        """The format of the files that its runtime takes."""
+        return "tflite" if self.target.runtime == "litert" else "onnx"
 
 
 def register_local(session: Session) -> Device:
@@ -64,7 +70,9 @@ def local_target(database: Database, text: str) -> LocalTarget:
         raise NotFound(f"The device of '{text}' is not this machine.", f"This machine is 'local', or '{facts.id}'.")
     version = get_runtime(target.runtime).version()
     if target.delegate is not None or target.precision not in ("fp32", "int8"):
-        raise InvalidInput(f"'{text}' is not supported on this machine.", "Use local/onnxruntime/int8 or .../fp32.")
+        raise InvalidInput(
+            f"'{text}' is not supported on this machine.", "Use fp32 or int8, as in local/onnxruntime/int8."
+        )
     bits = weight_bits(facts)
     with database.session() as session:
         device = register_local(session)

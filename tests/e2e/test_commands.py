@@ -32,6 +32,8 @@ COMMANDS = [
     ("db",),
     ("db", "upgrade"),
     ("db", "backup"),
+    ("predictors",),
+    *(("predictors", word) for word in ("list", "show", "check", "export", "import", "plot")),
     ("spaces",),
     ("spaces", "evolve"),
     ("supernet",),

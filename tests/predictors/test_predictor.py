@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from milliseek.errors import InvalidInput
 from milliseek.kernels.costs import weight_bytes
 from milliseek.predictors.correction import Correction
-from milliseek.predictors.features import physics_terms
+from milliseek.predictors.fitting import network_sum
 from milliseek.predictors.kernel_model import ANY_PATH, MIN_FOREST_SAMPLES, fit_kernel_model, fit_physics
-from milliseek.predictors.predictor import UNCOVERED_SPREAD, Predictor, from_bytes, to_bytes
+from milliseek.predictors.physics import TERMS, physics_terms
+from milliseek.predictors.predictor import Predictor, from_bytes, to_bytes
 
-CORRECTION = Correction(1.1, 0.002, 0.05, (0.1, 0.12), (0.01, -0.02, 0.03, 0.0))
+CORRECTION = Correction(1.1, 0.002, 0.05, 0.01, 2.0, 0.03, (0.01, -0.02, 0.03, 0.0))
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +27,15 @@ def kernels(make):
     """Pointwise convolutions enough for a forest, dense ones too few for it."""
     widths = [(cin, cout) for cin in (8, 24, 40) for cout in (16, 32, 72)]
     pointwise = [make.qconv(cin, cout, hw) for cin, cout in widths for hw in (7, 14)]
-    dense = [make.qconv(cin, 16, 8, kernel=3) for cin in (8, 16, 32)]
+    dense = [make.qconv(cin, 16, hw, kernel=3) for cin in (8, 16, 32) for hw in (7, 8, 14)]
     assert len(pointwise) >= MIN_FOREST_SAMPLES > len(dense)
     return pointwise + dense
 
 
 def smooth_latency_of(kernel):
     """A made-up device: bytes and multiply-accumulates."""
-    return float(physics_terms(kernel) @ [0.001, 1e-4, 5e-5, 0, 0, 1e-4, 2e-4, 1e-4, 0, 0])
+    costs = {"constant": 0.001, "macs": 1e-4, "padded_macs": 5e-5, "input_bytes": 1e-4, "output_bytes": 2e-4}
+    return float(physics_terms(kernel) @ [costs.get(term, 0) for term in TERMS])
 
 
 def latency_of(kernel):
@@ -56,22 +58,39 @@ def test_the_physics_alone_learns_a_made_up_device(kernels):
 
 
 def test_kernels_that_were_measured_are_known(predictor, kernels):
-    found, covered = predictor.kernel_model.predict(kernels)
-    assert covered.all()
-    assert found == pytest.approx(np.array([latency_of(kernel) for kernel in kernels]), rel=0.02)
+    found = predictor.kernel_model.predict(kernels)
+    assert found.covered.all()
+    assert found.latency_ms == pytest.approx(np.array([latency_of(kernel) for kernel in kernels]), rel=0.02)
 
 
 def test_the_order_of_kernels_does_not_matter(predictor, kernels):
-    forwards, _ = predictor.kernel_model.predict(kernels)
-    backwards, _ = predictor.kernel_model.predict(kernels[::-1])
+    forwards = predictor.kernel_model.predict(kernels).latency_ms
+    backwards = predictor.kernel_model.predict(kernels[::-1]).latency_ms
     assert forwards == pytest.approx(backwards[::-1], rel=1e-6)
 
 
 def test_the_forest_learns_what_the_physics_cannot(make):
     kernels = [make.qconv(cin, cout, 14) for cin in range(8, 72, 8) for cout in range(8, 72, 8)]
     latency_ms = np.array([latency_of(k) for k in kernels])
-    found, _ = fit_kernel_model(kernels, latency_ms).predict(kernels)
-    assert found == pytest.approx(latency_ms, rel=0.05)
+    found = fit_kernel_model(kernels, latency_ms).predict(kernels)
+    assert found.latency_ms == pytest.approx(latency_ms, rel=0.05)
+
+
+def test_a_path_without_data_follows_its_family(make):
+    """Dense convolutions measured alone tell about pointwise ones what bytes and multiplications tell."""
+    dense = [make.qconv(cin, cout, hw, kernel=3) for cin in (8, 32) for cout in (8, 40) for hw in (7, 14, 28)]
+    sums = [make.add(channels, 14) for channels in (8, 16, 64)]
+    latency_ms = np.array([*map(smooth_latency_of, dense), 5.0, 10.0, 40.0])
+    found = fit_kernel_model([*dense, *sums], latency_ms).predict([make.qconv(24, 40, 14)])
+    assert not found.covered.any()
+    assert found.latency_ms[0] == pytest.approx(smooth_latency_of(make.qconv(24, 40, 14)), rel=0.5)
+
+
+def test_the_ensemble_is_surer_of_what_it_saw(make):
+    kernels = [make.qconv(cin, cout, 14) for cin in range(8, 72, 8) for cout in range(8, 72, 8)]
+    model = fit_kernel_model(kernels, np.array([latency_of(k) for k in kernels]))
+    strangers = [make.qconv(cin, cout, 14) for cin in (11, 37) for cout in (13, 59)]
+    assert model.predict(kernels).spread.mean() < 0.5 * model.predict(strangers).spread.mean()
 
 
 def test_kernels_add_up_to_the_network(predictor, kernels, make):
@@ -87,10 +106,19 @@ def test_kernels_add_up_to_the_network(predictor, kernels, make):
     assert prediction.notes == ("a note",)
 
 
-def test_the_interval_is_the_corrections_when_all_is_covered(predictor, kernels):
-    prediction = predictor.predict(kernels, "p@1")
-    assert prediction.uncovered == 0
-    assert np.array(prediction.interval_ms) / prediction.latency_ms == pytest.approx([0.9, 1.12])
+def test_the_interval_is_wider_where_the_ensemble_disagrees(predictor, kernels, make):
+    known = predictor.predict(kernels, "p@1")
+    assert known.uncovered == 0
+    below, above = CORRECTION.interval_at(network_sum(predictor.kernel_model, kernels).spread)
+    assert np.array(known.interval_ms) / known.latency_ms == pytest.approx([1 - below, 1 + above])
+    strangers = [make.qconv(cin, cout, 14) for cin in (11, 37) for cout in (13, 59)]
+    unsure = predictor.predict(strangers, "p@1")
+    assert relative_width(unsure) > 1.2 * relative_width(known)
+
+
+def relative_width(prediction):
+    low, high = prediction.interval_ms
+    return (high - low) / prediction.latency_ms
 
 
 def test_kernels_without_data_are_guessed_and_said_to_be(predictor, kernels, make):
@@ -100,9 +128,7 @@ def test_kernels_without_data_are_guessed_and_said_to_be(predictor, kernels, mak
     assert guess.kind == "Gemm"
     assert guess.latency_ms > CORRECTION.b
     assert prediction.uncovered == pytest.approx(guess.latency_ms / prediction.latency_ms)
-    width = 0.22 + 2 * UNCOVERED_SPREAD * prediction.uncovered
-    low, high = prediction.interval_ms
-    assert (high - low) / prediction.latency_ms == pytest.approx(width)
+    assert relative_width(prediction) > relative_width(predictor.predict(kernels, "p@1"))
     assert predictor.predict([stranger], "p@1").uncovered == 1
     assert predictor.predict([stranger], "p@1").interval_ms[0] > 0
 
@@ -129,7 +155,12 @@ def test_bytes_bring_it_back(predictor, kernels, make):
     fresh = [*kernels, make.qconv(48, 48, 9), make.gemm(10, 10)]
     assert np.array_equal(again.kernels_ms(fresh), predictor.kernels_ms(fresh))
     samples = {name: model.samples for name, model in again.kernel_model.paths.items()}
-    assert samples == {ANY_PATH: 21, "QLinearConv:uint8:pointwise": 18, "QLinearConv:uint8:dense": 3}
+    assert samples == {
+        ANY_PATH: 27,
+        "*product:uint8": 27,
+        "QLinearConv:uint8:pointwise": 18,
+        "QLinearConv:uint8:dense": 9,
+    }
 
 
 def rewritten(data, change):
@@ -145,15 +176,15 @@ def rewritten(data, change):
 
 
 CHANGES = {
-    "other format": lambda m, _: m.update(format=2),
+    "other format": lambda m, _: m.update(format=1),
     "other terms": lambda m, _: m["terms"].pop(),
     "other features": lambda m, _: m["features"].reverse(),
     "no target": lambda m, _: m.pop("target"),
     "paths of nothing": lambda m, _: m.update(paths=3),
     "no fallback": lambda m, _: m["paths"][0].update(name="Conv"),
-    "forest missing": lambda _, a: a.pop("2.forest.left"),
-    "cycle": lambda _, a: a["2.forest.left"].fill(0),
-    "unknown feature": lambda _, a: a["2.forest.feature"].fill(99),
+    "forest missing": lambda _, a: a.pop("3.forest.left"),
+    "cycle": lambda _, a: a["3.forest.left"].fill(0),
+    "unknown feature": lambda _, a: a["3.forest.feature"].fill(99),
     "short coefficients": lambda _, a: a.update({"0.coefficients": np.ones(3)}),
     "no number": lambda _, a: a["0.coefficients"].fill(np.nan),
     "correction of words": lambda m, _: m.update(correction=["a", "b", "c"]),
@@ -164,7 +195,7 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_archives_that_say_something_else_are_refused(predictor, change):
     data = to_bytes(predictor)
-    assert "2.forest.left" in np.load(io.BytesIO(data)).files
+    assert "3.forest.left" in np.load(io.BytesIO(data)).files
     from_bytes(rewritten(data, lambda *_: None))
     with pytest.raises(InvalidInput):
         from_bytes(rewritten(data, change))

@@ -95,7 +95,8 @@ def test_an_fp32_file_on_an_int8_target_is_quantised_and_says_so(service):
 def test_a_model_is_split_once(service, monkeypatch):
     sha256 = service.store_model(file_of(subnets_of(SPACE)[1]), "net.onnx")
     first = service.predict_model(sha256, TARGET)
-    monkeypatch.setattr("milliseek.predictors.service.split_network", lambda *_: pytest.fail("split again"))
+    for split in ("split_network", "split_hollow"):
+        monkeypatch.setattr(f"milliseek.predictors.service.{split}", lambda *_: pytest.fail("split again"))
     assert service.predict_model(sha256, TARGET) == first
 
 

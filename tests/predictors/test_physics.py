@@ -3,11 +3,15 @@
 import numpy as np
 import pytest
 
-from milliseek.predictors.features import FEATURES, TERMS, path, physics_terms, tree_features
+from milliseek.kernels.kernel import Kernel, TensorSpec
+from milliseek.predictors.features import FEATURES, tree_features
+from milliseek.predictors.physics import TERMS, chunks, family, path, physics_terms
 
 
 def terms(kernel):
-    return dict(zip(TERMS, physics_terms(kernel) * [1, *[1000] * (len(TERMS) - 1)], strict=True))
+    """All terms that are not zero, in units."""
+    found = dict(zip(TERMS, physics_terms(kernel) * [1, *[1000] * (len(TERMS) - 1)], strict=True))
+    return {name: value for name, value in found.items() if value}
 
 
 def constants(cout, weights):
@@ -23,12 +27,12 @@ def test_a_pointwise_convolution(make):
             "macs": 100 * 40 * 24,
             "padded_macs": 100 * 48 * 24,  # 40 outputs fill three vectors of 16
             "rows": 100,
-            "column_bytes": 0,  # nothing to gather
             "input_bytes": 100 * 24,
             "output_bytes": 100 * 40,
             "weight_bytes": constants(40, 40 * 24),
             "edge_rows": 10 * 40,
             "tail_macs": 100 * 24 * 8,  # 40 outputs are two vectors and 8
+            "one_block_macs": 100 * 24 * 8,  # five blocks of 8 are four and one
         }
     )
 
@@ -46,7 +50,6 @@ def test_a_dense_convolution_with_a_stride(make):
             "output_bytes": 25 * 32,
             "weight_bytes": constants(32, 32 * 54),
             "edge_rows": 5 * 32,
-            "tail_macs": 0,
         }
     )
 
@@ -57,9 +60,7 @@ def test_a_depthwise_convolution(make):
         {
             "constant": 1,
             "macs": 64 * 20 * 25,
-            "padded_macs": 0,  # no matrix product behind it
             "rows": 64 * 20,
-            "column_bytes": 0,
             "input_bytes": 64 * 20,
             "output_bytes": 64 * 20,
             "weight_bytes": constants(20, 20 * 25),
@@ -83,6 +84,7 @@ def test_a_grouped_convolution_pads_every_group(make):
             "weight_bytes": constants(36, 36 * 54),
             "edge_rows": 8 * 36,
             "tail_macs": 64 * 54 * 4,
+            "three_block_macs": 64 * 2 * 54 * 24,  # 18 outputs a group are three blocks
         }
     )
 
@@ -95,12 +97,12 @@ def test_a_matrix_product(make):
             "macs": 300,
             "padded_macs": 16 * 32,
             "rows": 1,
-            "column_bytes": 0,
             "input_bytes": 120,
             "output_bytes": 40,
             "weight_bytes": 1200 + 40,
             "edge_rows": 10,
             "tail_macs": 30 * 10,
+            "two_block_macs": 30 * 16,
         }
     )
 
@@ -110,17 +112,75 @@ def test_a_sum_moves_bytes_and_multiplies_nothing(make):
     assert found == pytest.approx(
         {
             "constant": 1,
-            "macs": 0,
-            "padded_macs": 0,
             "rows": 200,  # elements
-            "column_bytes": 0,
             "input_bytes": 2 * 800,
             "output_bytes": 800,
-            "weight_bytes": 0,
             "edge_rows": 5,
-            "tail_macs": 0,
+            "chunks": 40,  # rows of five
         }
     )
+
+
+def test_a_pooling_reads_its_window_everywhere():
+    pool = kernel("MaxPool", [(1, 8, 9, 9)], [(1, 8, 4, 4)], kernel_shape=(3, 3), strides=(2, 2))
+    assert terms(pool) == pytest.approx(
+        {
+            "constant": 1,
+            "rows": 128,
+            "input_bytes": 4 * 8 * 81,
+            "output_bytes": 4 * 128,
+            "edge_rows": 4,
+            "window_reads": 9 * 128,
+            "chunks": 32,
+        }
+    )
+
+
+def kernel(op, inputs, outputs, **attributes):
+    specs = [TensorSpec(shape, "float32") for shape in (*inputs, *outputs)]
+    return Kernel(
+        "", op, tuple(sorted(attributes.items())), tuple(specs[: len(inputs)]), tuple(specs[len(inputs) :]), 13
+    )
+
+
+@pytest.mark.parametrize(
+    ("one", "expected"),
+    [
+        (kernel("Transpose", [(1, 8, 6, 5)], [(1, 6, 5, 8)], perm=(0, 2, 3, 1)), 240),  # every element moves alone
+        (kernel("Transpose", [(2, 3, 4, 5)], [(3, 2, 4, 5)], perm=(1, 0, 2, 3)), 6),  # planes of 4 x 5 stay whole
+        (kernel("Concat", [(1, 3, 4, 4), (1, 5, 4, 4)], [(1, 8, 4, 4)], axis=1), 2),
+        (kernel("Concat", [(1, 4, 4, 3), (1, 4, 4, 5)], [(1, 4, 4, 8)], axis=3), 32),
+        (kernel("Split", [(1, 8, 4, 4)], [(1, 2, 4, 4), (1, 6, 4, 4)], axis=1), 2),
+        (kernel("Slice", [(1, 8, 4, 6)], [(1, 8, 4, 5)]), 32),
+        (kernel("Softmax", [(3, 7, 11)], [(3, 7, 11)], axis=-1), 21),
+    ],
+    ids=lambda value: value.op if isinstance(value, Kernel) else "",
+)
+def test_chunks_are_the_contiguous_runs(one, expected):
+    assert chunks(one) == expected
+
+
+@pytest.mark.parametrize(
+    ("shape", "perm", "expected"),
+    [
+        ((1, 8, 6, 5), (0, 2, 3, 1), "matrix"),  # NCHW to NHWC: 8 x 30 swapped
+        ((2, 8, 6, 5), (0, 2, 3, 1), "matrix"),  # twice
+        ((2, 3, 4, 5), (1, 0, 2, 3), "blocks"),
+        ((1, 96, 1, 7), (2, 1, 0, 3), "copy"),
+        ((1, 4, 9, 6), (0, 3, 2, 1), "general"),
+    ],
+)
+def test_transposes_are_told_apart_by_what_moves(shape, perm, expected):
+    one = kernel("Transpose", [shape], [tuple(shape[axis] for axis in perm)], perm=perm)
+    assert path(one) == f"Transpose:float32:{expected}"
+
+
+def test_families_stand_in_for_paths_without_data(make):
+    assert family(make.qconv(24, 40, 10)) == family(make.qconv(24, 40, 10, kernel=3)) == "*product:uint8"
+    assert family(make.qconv(24, 24, 10, kernel=3, groups=24)) == "*depthwise:uint8"
+    assert family(make.gemm(30, 10)) == "*product:float32"
+    assert family(make.add(8, 5)) == family(kernel("HardSwish", [(1, 3)], [(1, 3)])) == "*elementwise:float32"
+    assert family(kernel("Transpose", [(1, 3)], [(3, 1)])) == "*move:float32"
 
 
 def test_paths_tell_the_implementations_apart(make):
@@ -129,7 +189,7 @@ def test_paths_tell_the_implementations_apart(make):
     assert path(make.qconv(3, 16, 32, kernel=3)) == "QLinearConv:uint8:first"
     assert path(make.qconv(24, 24, 10, kernel=3, groups=24)) == "QLinearConv:uint8:depthwise"
     assert path(make.qconv(24, 48, 10, kernel=3, groups=2)) == "QLinearConv:uint8:grouped"
-    assert path(make.gemm(30, 10)) == "Gemm:float32"
+    assert path(make.gemm(30, 10)) == "Gemm:float32:row"
     assert path(make.add(8, 5)) == "Add:float32"
 
 
