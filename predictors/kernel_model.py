@@ -20,8 +20,6 @@ MIN_FOREST_SAMPLES = 12
 """A path with fewer measured kernels is left to its physics."""
 MIN_PHYSICS_SAMPLES = 6
 """A path with fewer takes the physics of its family, times a factor."""
-MIN_COVERED_SAMPLES = 3
-"""Kernels of a path with fewer are reported as not covered."""
 FLOOR_MS = 2e-4
 """Shorter kernels cannot be told from an empty session: 0.2 microseconds, a tenth of a node's dispatch."""
 ANY_PATH = "*"
@@ -80,7 +78,7 @@ class KernelModel:
         for i, kernel in enumerate(kernels):
             if not is_view(kernel):  # the correction counts its dispatch
                 name = path(kernel)
-                found.covered[i] = name in self.paths and self.paths[name].samples >= MIN_COVERED_SAMPLES
+                found.covered[i] = name in self.paths
                 names = (name, family(kernel), ANY_PATH)
                 by_model[next(name for name in names if name in self.paths)].append(i)
         for name, indices in by_model.items():
@@ -123,7 +121,8 @@ def _fit_path(
     if len(kernels) < MIN_PHYSICS_SAMPLES:
         ratios = np.log(latency_ms / np.maximum(terms @ prior, FLOOR_MS))
         # One more kernel of exactly the family's latency, so that a single odd one does not rule.
-        return PathModel(prior * math.exp(ratios.sum() / (len(kernels) + 1)), None, len(kernels))
+        factor = math.exp(ratios.sum() / (len(kernels) + 1))
+        return PathModel(prior * factor, None, len(kernels), spread=UNKNOWN_SPREAD / (len(kernels) + 1))
     coefficients = fit_physics(terms, latency_ms)
     physics = np.maximum(terms @ coefficients, FLOOR_MS)
     if len(kernels) < MIN_FOREST_SAMPLES:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ..kernels.costs import input_bytes, macs, output_bytes, weight_bytes
-from ..kernels.kernel import Kernel, TensorSpec
+from ..kernels.kernel import TFLITE_DOMAIN, Kernel, TensorSpec
 
 FIRST_CHANNELS = 4
 """A dense convolution with so few input channels (the picture's) takes a path of its own in every runtime."""
@@ -148,13 +148,15 @@ def physics_terms(kernel: Kernel) -> np.ndarray:
     groups = kernel.groups
     per_group = n // groups
     dense = work and not kernel.is_depthwise
+    # XNNPACK computes a partial vector of channels like a full one; ONNX Runtime has code of its own for the rest.
+    tails = work and kernel.domain != TFLITE_DOMAIN
     padded = m * groups * _up(per_group, 16) * _up(k, 4) if dense else 0
     gathers = kernel.filter is not None and math.prod(kernel.window) > 1 and not kernel.is_depthwise
     sources = activations(kernel)
     element_bytes = input_bytes(kernel) / max(1, sum(spec.size for spec in sources))
     out = kernel.outputs[0] if kernel.outputs else None
     height = height_of(kernel, out.shape) if out is not None else 1
-    left_blocks = math.ceil(per_group / BLOCK) % 4 if dense else 0
+    left_blocks = math.ceil(per_group / BLOCK) % 4 if dense and tails else 0
     left_macs = m * groups * k * left_blocks * BLOCK
     pooled = not work and math.prod(kernel.window) > 1
     terms = (
@@ -166,7 +168,7 @@ def physics_terms(kernel: Kernel) -> np.ndarray:
         output_bytes(kernel),
         weight_bytes(kernel),
         height * n if work else height,
-        m * k * (n % 16) if work else 0,
+        m * k * (n % 16) if tails else 0,
         *(left_macs if left_blocks == blocks else 0 for blocks in (1, 2, 3)),
         math.prod(kernel.window) * (out.size if out is not None else 0) if pooled else 0,
         0 if work else chunks(kernel),
@@ -196,7 +198,7 @@ def activations(kernel: Kernel) -> list[TensorSpec]:
 def height_of(kernel: Kernel, shape: Sequence[int]) -> int:
     """Rows of a picture in the kernel's layout; of other tensors the dimension before the last."""
     if len(shape) == 4:
-        return shape[1] if kernel.domain == "tflite" or kernel.attribute("channels_last") == 1 else shape[2]
+        return shape[1] if kernel.domain == TFLITE_DOMAIN or kernel.attribute("channels_last") == 1 else shape[2]
     return shape[-2] if len(shape) >= 2 else 1
 
 

@@ -228,3 +228,14 @@ def test_a_gate_is_told_from_a_sum(make):
     broadcast = FEATURES.index("broadcast")
     assert tree_features(kernel, 1.0)[broadcast] == 1
     assert tree_features(gate, 1.0)[broadcast] == pytest.approx(1 / 25)
+
+
+def test_xnnpack_computes_a_partial_vector_like_a_full_one():
+    weights = TensorSpec((40, 1, 1, 24), "float32", constant=True)
+    sources = (TensorSpec((1, 10, 10, 24), "float32"), weights)
+    convolution = Kernel("tflite", "CONV_2D", (), sources, (TensorSpec((1, 10, 10, 40), "float32"),), 1)
+    found = terms(convolution)
+    assert found["macs"] == pytest.approx(100 * 40 * 24)
+    assert found["padded_macs"] == pytest.approx(100 * 48 * 24)
+    assert found["edge_rows"] == pytest.approx(10 * 40), "the height is the second dimension"
+    assert not {"tail_macs", "one_block_macs"} & found.keys()
