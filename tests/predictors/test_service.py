@@ -323,6 +323,6 @@ def test_a_like_target_starts_from_a_known_one(profiled):
 
 
 def test_adding_to_nothing_is_refused(profiled):
-    target = local_target(profiled.database, TARGET + "/2t")
+    target = local_target(profiled.database, TARGET + "/2t@0-1")
     with pytest.raises(NotReady, match="no predictor to add to"):
         profile(profiled.database, target, [profiled.hyperspace], budget_s=1, add=True)
