@@ -1,4 +1,4 @@
-"""Conversions that take seconds to minutes, remembered beside the database."""
+"""Files of the folder `cache` beside the database, and the conversions that are remembered there."""
 
 from __future__ import annotations
 
@@ -18,15 +18,20 @@ def converted(database: Database, data: bytes, to: str, convert: Callable[[bytes
     if file.is_file():
         return file.read_bytes()
     result = convert(data)
+    write_cached(file, result)
+    return result
+
+
+def write_cached(file: Path, data: bytes) -> None:
+    """Write a file of the cache, whole or not at all; raises StorageError."""
     partial: Path | None = None
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as handle:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as handle:
             partial = Path(handle.name)
-            handle.write(result)
+            handle.write(data)
         partial.replace(file)
     except OSError as error:
         if partial is not None:
             partial.unlink(missing_ok=True)
         raise StorageError(f"{file} cannot be written: {error.strerror}.", "Free some space on that disk.") from error
-    return result

@@ -95,7 +95,7 @@ class Drift:
     @property
     def remedy(self) -> str:
         """What to do; empty when the predictor holds."""
-        return "" if self.holds else f"Measure more: milliseek profile {self.target} --continue"
+        return "" if self.holds else f"Measure anew: milliseek profile {self.target}"
 
 
 def check(

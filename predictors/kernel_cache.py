@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import tempfile
 import zlib
 from pathlib import Path
 
 from ..db.engine import Database
-from ..errors import StorageError
 from ..kernels.kernel import Kernel
+from .conversions import write_cached
 from .targets import LocalTarget
 
 
@@ -50,18 +49,7 @@ class KernelCache:
         data = gzip.compress(
             json.dumps({"kernels": [kernel.to_json() for kernel in numbers], "uses": uses}).encode(), 1
         )
-        partial: Path | None = None
-        try:
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self._file.parent, delete=False) as handle:
-                partial = Path(handle.name)
-                handle.write(data)
-            partial.replace(self._file)
-        except OSError as error:
-            if partial is not None:
-                partial.unlink(missing_ok=True)
-            remedy = "Free some space on that disk."
-            raise StorageError(f"{self._file} cannot be written: {error.strerror}.", remedy) from error
+        write_cached(self._file, data)
         self._changed = False
 
 
