@@ -1,68 +1,27 @@
 """Export one published architecture, with random weights, as ONNX or TFLite: timm's names, or pytorchcv's as cv_NAME.
 
-`@SIZE` behind the name is the resolution, 224 without. Needs timm, pytorchcv and `milliseek[search,tflite]`, not
-torchvision: timm imports names of it that these networks do not use.
+`@SIZE` behind the name is the resolution, 224 without. Needs timm, pytorchcv and `milliseek[search,tflite]`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.abc
-import importlib.machinery
-import importlib.util
-import sys
-import types
 import warnings
 from pathlib import Path
 from typing import Any
 
-
-class _AnyName(type):
-    def __getattr__(cls, name: str) -> str:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return name
-
-
-class _AnyModule(types.ModuleType):
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return sys.modules.get(f"{self.__name__}.{name}") or _AnyName(name, (), {})
-
-
-class _Torchvision(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Stands in for torchvision: every import works, everything in it is an empty class."""
-
-    def find_spec(self, name: str, *_: object) -> Any:
-        known = name.partition(".")[0] == "torchvision"
-        return importlib.machinery.ModuleSpec(name, self, is_package=True) if known else None
-
-    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
-        return _AnyModule(spec.name)
-
-    def exec_module(self, module: types.ModuleType) -> None:
-        pass
+from milliseek.kernels.architectures import build_architecture
 
 
 def build(name: str) -> tuple[Any, Any]:
     """The module, ready for inference, and one random input (1, 3, size, size)."""
     import torch
 
-    if importlib.util.find_spec("torchvision") is None:
-        sys.meta_path.append(_Torchvision())
     architecture, _, size = name.partition("@")
+    package = "pytorchcv" if architecture.startswith("cv_") else "timm"
     torch.manual_seed(0)
-    if architecture.startswith("cv_"):
-        from pytorchcv.model_provider import get_model
-
-        module = get_model(architecture.removeprefix("cv_"))
-    else:
-        import timm
-        from timm.utils.model import reparameterize_model
-
-        module = reparameterize_model(timm.create_model(architecture).eval())
-    image = torch.randn(1, 3, int(size or 224), int(size or 224))
+    module, (height, width) = build_architecture(f"{package}:{architecture.removeprefix('cv_')}@{size or 224}")
+    image = torch.randn(1, 3, height, width)
     _settle(module, torch.randn(2, *image.shape[1:]))
     return module.eval(), image
 

@@ -7,6 +7,7 @@ are slow to import, write to the screen, and a crash or a leak of theirs must no
 from __future__ import annotations
 
 import io
+import os
 import resource
 import signal
 import subprocess
@@ -16,7 +17,6 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
 from importlib.util import find_spec
-from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -98,7 +98,7 @@ def _exporting(module: torch.nn.Module, to: str) -> Iterator[None]:
     module.eval()
     torch.backends.mha.set_fastpath_enabled(False)  # one operator that no converter knows
     try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), torch.no_grad():
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), _closed_stdout(), torch.no_grad():
             warnings.simplefilter("ignore")
             yield
     except Exception as error:
@@ -111,13 +111,27 @@ def _exporting(module: torch.nn.Module, to: str) -> Iterator[None]:
             part.training = True
 
 
+@contextmanager
+def _closed_stdout() -> Iterator[None]:
+    """Without the file descriptor of stdout, to which the native half of torch's exporter writes whole graphs."""
+    kept = os.dup(1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.close(nowhere)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
 def _in_child(job: str, data: bytes, failure: str, seed: int = 0) -> bytes:
     """What the child makes of `data`; it ends with this call, whether by its result, the limits or ctrl-C."""
     with tempfile.TemporaryDirectory(prefix="milliseek-") as folder:
         source, result = Path(folder) / "source", Path(folder) / "result"
         source.write_bytes(data)
         command = [sys.executable, "-P", "-m", __name__, job, str(source), str(result), str(seed)]
-        environment = {**environ, "PYTHONWARNINGS": "ignore"}
+        environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
         with subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment
         ) as child:
