@@ -1,18 +1,116 @@
-"""A predictor fitted on made-up measurements, for tests of whatever needs one and measures nothing."""
+"""A predictor fitted on made-up measurements, and tables of made-up phones, for tests that measure nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gzip
+import json
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import pytest
 
 if TYPE_CHECKING:
     from milliseek.db.engine import Database
+    from milliseek.kernels.kernel import Kernel
     from milliseek.predictors.predictor import Predictor
 
 WIDTHS = (256, 512, 768, 1024)
+FAMILIES = ("plain", "residual", "mobile", "shuffle")
+Graph = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def data_folder() -> Path:
+    """The folder of public measurements that golden tests read, named by MILLISEEK_DATA."""
+    folder = os.environ.get("MILLISEEK_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("MILLISEEK_DATA names no folder of public measurements")
+    return Path(folder)
+
+
+class Phones:
+    """Made-up devices that pay for kernels, multiply-accumulates and elements moved, and small networks for them."""
+
+    COSTS: ClassVar = {"phone": (0.02, 1e-7, 1e-6), "tablet": (0.01, 6e-8, 9e-7), "board": (0.03, 4e-7, 2e-6)}
+    """Milliseconds of a kernel, of a multiply-accumulate (depthwise: three times that), of an element."""
+
+    @classmethod
+    def kernel_ms(cls, device: str, kernel: Kernel) -> float:
+        """What a kernel takes there."""
+        from milliseek.kernels.costs import input_bytes, is_view, macs, output_bytes
+
+        call, product, element = cls.COSTS[device]
+        if is_view(kernel):
+            return 0.0
+        moved = (input_bytes(kernel) + output_bytes(kernel)) / 4
+        return call + product * (1 + 2 * kernel.is_depthwise) * macs(kernel) + element * moved
+
+    @classmethod
+    def latency_ms(cls, device: str, graph: Graph) -> float:
+        """What a network takes there, fused as on CPUs."""
+        from milliseek.kernels.fusion import fused
+        from milliseek.kernels.graph_json import read_graph
+
+        return sum(cls.kernel_ms(device, kernel) for kernel in fused(read_graph(graph), "operators"))
+
+    @staticmethod
+    def network(family: str, depth: int, width: int, size: int = 32) -> Graph:
+        """Of the family `plain`, `residual`, `mobile` or `shuffle`."""
+        graph: Graph = [{"op": "input", "inp": [], "out": [1, size, size, 3]}]
+
+        def add(op: str, out: int, *inputs: int, **more: Any) -> int:
+            graph.append({"op": op, "inp": list(inputs), "out": [1, size, size, out] if size else [1, out], **more})
+            return len(graph) - 1
+
+        def unit(op: str, x: int, out: int, ks: int) -> int:
+            return add("relu", out, add("bn", out, add(op, out, x, ks=ks, stride=1)))
+
+        x = unit("conv", 0, width, 3)
+        for stage in range(depth):
+            if family == "plain":
+                y = unit("conv", x, width, 3)
+                width += 8 * (stage % 2)
+                x = unit("conv", y, width, 1)
+            elif family == "residual":
+                x = add("relu", width, add("add", width, x, unit("conv", unit("conv", x, width, 1), width, 3)))
+            elif family == "mobile":
+                y = unit("dwconv", unit("conv", x, 2 * width, 1), 2 * width, 3)
+                x = add("add", width, x, unit("conv", y, width, 1))
+            else:
+                y = unit("dwconv", unit("conv", x, width, 1), width, 3)
+                width *= 2
+                x = add("concat", width, x, y)
+            if stage % 2 and size > 8:
+                size //= 2
+                x = add("maxpool", width, x, ks=2, stride=2)
+        size = 0
+        add("fc", 10, add("gap", width, x))
+        return graph
+
+    @classmethod
+    def rows(cls, devices: Sequence[str] = ("phone",), families: Sequence[str] = FAMILIES) -> list[dict[str, Any]]:
+        """Fifteen networks of each family as rows of a table, in milliseconds by device."""
+        rows = []
+        for family in families:
+            for i in range(15):
+                graph = cls.network(family, 2 + i % 3, 8 + 4 * (i // 3), 48 if i % 2 else 32)
+                latency_ms = {device: cls.latency_ms(device, graph) for device in devices}
+                rows.append({"id": f"{family}_{i}", "family": family, "latency_ms": latency_ms, "graph": graph})
+        return rows
+
+    @staticmethod
+    def write(path: Path, rows: Sequence[dict[str, Any]]) -> Path:
+        """The rows as JSON lines, gzip if the name says so."""
+        text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+        path.write_bytes(gzip.compress(text, 1) if path.suffix == ".gz" else text)
+        return path
+
+
+@pytest.fixture(scope="session")
+def phones() -> type[Phones]:
+    return Phones
 
 
 @pytest.fixture(scope="session")
