@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,6 +22,7 @@ from .options import (
 )
 from .output import milliseconds, note, out, percent, print_json, print_table, progress_bar
 from .subnets import predict_subnets
+from .tables import Family, NetworkField, Unit, Zoo, evaluate_devices, evaluate_parts, evaluate_target, table_fields
 
 SHOWN_KERNELS = 15
 
@@ -119,14 +120,57 @@ def measure(
 
 
 def evaluate(
-    files: Files,
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="ONNX or TFLite files, measured on this machine.", show_default=False)
+    ] = None,
     target: TargetOption = DEFAULT_TARGET,
     shape: Shapes = None,
+    table: Annotated[
+        list[Path] | None,
+        typer.Option("--table", help="Instead of FILES: a table of latencies; may be repeated.", show_default=False),
+    ] = None,
+    latency: Annotated[
+        str | None,
+        typer.Option("--latency", metavar="FIELD", help="With --table: column or path.", show_default=False),
+    ] = None,
+    split: Annotated[
+        Literal["family", "random", "device"] | None,
+        typer.Option(
+            "--split",
+            help="With --table: learn from a part of it and predict the rest, instead of asking --target.",
+            show_default=False,
+        ),
+    ] = None,
+    unit: Unit = "ms",
+    network: NetworkField = None,
+    family: Family = "family",
+    zoo: Zoo = None,
     db: Db = None,
     server: Server = None,
     json: Json = False,
 ) -> None:
-    """Predict files, measure them, and say how right the predictions were."""
+    """Predict files, measure them, and say how right the predictions were; or compare with a table of latencies."""
+    if (table is None) == (not files):
+        raise typer.BadParameter("Give either model FILES, or --table with --latency.")
+    if table is None:
+        if latency is not None or split is not None:
+            raise typer.BadParameter("--latency and --split go with --table.")
+        _evaluate_files(files or [], target, shape, db, server, json=json)
+        return
+    if latency is None:
+        raise typer.BadParameter("--table needs --latency FIELD.")
+    fields = table_fields(latency, unit, network, family, zoo=zoo)
+    if split is None:
+        evaluate_target(table, fields, target, db, json=json)
+    elif split == "device":
+        evaluate_devices(table, fields, json=json)
+    else:
+        evaluate_parts(table, fields, split, json=json)
+
+
+def _evaluate_files(
+    files: list[Path], target: str, shape: list[str] | None, db: str | None, server: str | None, *, json: bool
+) -> None:
     from ..predictors.evaluation import EvaluatedModel, measure_models, summary
     from ..predictors.targets import local_target
 

@@ -20,6 +20,7 @@ Name = Annotated[
     str, typer.Argument(metavar="TARGET[@VERSION]", help="Predictor; without @VERSION the newest.", show_default=False)
 ]
 SHOWN_KINDS = 10
+SHOWN_NETWORKS = 50
 
 
 @app.command("list")
@@ -208,12 +209,17 @@ def _print_content(content: dict[str, Any]) -> None:
             f"\n90 % interval: {percent(below)} below to {percent(above)} above, "
             f"holds {percent(content['held_out_networks']['coverage'])} of these networks"
         )
+        each = content["each_network"]
+        if len(each) > SHOWN_NETWORKS:
+            each = sorted(each, key=lambda network: -abs(network["error"]))[:SHOWN_NETWORKS]
         networks = [
             (n["name"], milliseconds(n["measured_ms"]), milliseconds(n["predicted_ms"]), f"{100 * n['error']:+.1f} %")
-            for n in content["each_network"]
+            for n in each
         ]
         out.print()
         print_table(("network", "measured ms", "predicted ms", "error"), networks)
+        if len(each) < len(content["each_network"]):
+            note(f"and {len(content['each_network']) - len(each)} networks with smaller errors; --json lists all")
     if content["each_kind"]:
         worst = sorted(content["each_kind"], key=lambda kind: -kind["mape"])[:SHOWN_KINDS]
         kinds = [

@@ -90,9 +90,13 @@ class Correction:
         """(4,): a, b, c and d."""
         return np.array([self.a, self.b, self.c, self.d])
 
+    def half_width(self, spread: float) -> float:
+        """Half the interval in logarithms."""
+        return self.width * (SPREAD_FLOOR + spread)
+
     def interval_at(self, spread: float) -> tuple[float, float]:
         """(below, above): 90 % of networks lie within [(1 - below), (1 + above)] x prediction."""
-        half = self.width * (SPREAD_FLOOR + spread)
+        half = self.half_width(spread)
         return 1 - math.exp(-half), math.exp(half) - 1
 
     @property

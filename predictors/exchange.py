@@ -25,6 +25,7 @@ from ..devices.facts import local_facts
 from ..devices.target import LOCAL, Target, parse
 from ..errors import InvalidInput, NotFound, StorageError
 from .predictor import from_bytes, to_bytes
+from .sum_model import SumModel
 from .targets import local_target, parse_target
 from .versions import PredictorVersion, predictor_version
 
@@ -62,9 +63,15 @@ class _Manifest:
 def export_predictor(database: Database, name: str, path: Path) -> PredictorVersion:
     """Write the predictor `TARGET` or `TARGET@VERSION` to the new file `path`.
 
-    Raises what `predictor_version` raises, InvalidInput if the file exists, StorageError if it cannot be written.
+    Raises what `predictor_version` raises, InvalidInput if the file exists or the predictor was learned from a table,
+    StorageError if it cannot be written.
     """
     version = predictor_version(database, name)
+    if isinstance(version.predictor.kernel_model, SumModel):
+        raise InvalidInput(
+            f"{version.name} was learned from a table, without which nobody could tell where it comes from.",
+            "Take the table there: milliseek devices import",
+        )
     with database.session(read_only=True) as session:
         target = get_target(session, version.predictor.target)
         manifest = {

@@ -39,7 +39,7 @@ SPACES_SHARE = 0.25
 SPLIT_SHARE = 0.15
 """Share of the budget for splitting published networks, the first time."""
 MIN_PUBLISHED = 6
-MAX_MACS, MAX_WEIGHT_BYTES = 3e9, 80e6
+MAX_MACS, MAX_WEIGHT_BYTES = 5e9, 160e6
 """Larger networks are not measured whole: their visits would cost what a hundred kernels cost."""
 
 OnProgress = Callable[[str, float, float], None]

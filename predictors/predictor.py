@@ -9,8 +9,9 @@ import tokenize
 import zipfile
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from .forest import Forest
 from .kernel_model import ANY_PATH, KernelModel, PathModel
 from .physics import TERMS
 from .report import Report
+from .sum_model import SumModel
 
 FORMAT = 2
 MAX_UNPACKED_BYTES = 1 << 30
@@ -44,7 +46,7 @@ class Predictor:
 
     target: str
     runtime_version: str
-    kernel_model: KernelModel
+    kernel_model: KernelModel | SumModel
     correction: Correction
     report: Report = field(default_factory=Report)
 
@@ -81,7 +83,7 @@ class Predictor:
 def to_bytes(predictor: Predictor) -> bytes:
     """A NumPy archive: a JSON manifest and plain arrays, no code."""
     correction = predictor.correction
-    manifest = {
+    manifest: dict[str, Any] = {
         "format": FORMAT,
         "target": predictor.target,
         "runtime_version": predictor.runtime_version,
@@ -91,23 +93,29 @@ def to_bytes(predictor: Predictor) -> bytes:
         "interval": [correction.width, correction.usual_spread],
         "residuals": correction.residuals,
         "report": predictor.report.to_dict(),
-        "paths": [
+    }
+    arrays: dict[str, np.ndarray] = {}
+    model = predictor.kernel_model
+    if isinstance(model, SumModel):
+        manifest["sums"] = model.to_dict()
+        arrays["sums"] = model.coefficients
+    if (kernel_model := model.profiled if isinstance(model, SumModel) else model) is not None:
+        manifest["paths"] = [
             {
                 "name": name,
-                "samples": model.samples,
-                "forest": model.forest is not None,
-                "scale": model.scale,
-                "exponent": model.exponent,
-                "spread": model.spread,
+                "samples": path.samples,
+                "forest": path.forest is not None,
+                "scale": path.scale,
+                "exponent": path.exponent,
+                "spread": path.spread,
             }
-            for name, model in predictor.kernel_model.paths.items()
-        ],
-    }
-    arrays = {"manifest": np.frombuffer(json.dumps(manifest).encode(), np.uint8)}
-    for i, model in enumerate(predictor.kernel_model.paths.values()):
-        arrays[f"{i}.coefficients"] = model.coefficients
-        if model.forest is not None:
-            arrays |= {f"{i}.forest.{key}": array for key, array in model.forest.arrays().items()}
+            for name, path in kernel_model.paths.items()
+        ]
+        for i, path in enumerate(kernel_model.paths.values()):
+            arrays[f"{i}.coefficients"] = path.coefficients
+            if path.forest is not None:
+                arrays |= {f"{i}.forest.{key}": array for key, array in path.forest.arrays().items()}
+    arrays["manifest"] = np.frombuffer(json.dumps(manifest).encode(), np.uint8)
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
     return buffer.getvalue()
@@ -129,28 +137,36 @@ def from_bytes(data: bytes) -> Predictor:
             )
         if (tuple(manifest["terms"]), tuple(manifest["features"])) != (TERMS, FEATURES):
             raise InvalidInput("The predictor was fitted on other features.", "Profile the target again.")
-        paths = {}
-        for i, entry in enumerate(manifest["paths"]):
-            forest = None
-            if entry["forest"]:
-                prefix = f"{i}.forest."
-                fields = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
-                forest = Forest.from_arrays(fields, len(FEATURES))
-            coefficients = arrays[f"{i}.coefficients"]
-            if coefficients.shape != (len(TERMS),) or not np.isfinite(coefficients).all():
-                raise ValueError("a path has no coefficient for each term")
-            scale, exponent, spread = float(entry["scale"]), float(entry["exponent"]), float(entry["spread"])
-            if not (math.isfinite(scale) and scale > 0 and math.isfinite(exponent) and 0 <= spread < math.inf):
-                raise ValueError("a path is adapted by something that is no factor")
-            samples = int(entry["samples"])
-            paths[str(entry["name"])] = PathModel(coefficients, forest, samples, scale, exponent, spread)
-        if ANY_PATH not in paths:
-            raise ValueError("the model for kernels without data is missing")
+        paths = _paths(manifest, arrays) if "paths" in manifest else None
+        model = SumModel.from_dict(manifest["sums"], arrays["sums"], paths) if "sums" in manifest else paths
+        if model is None:
+            raise ValueError("there is no model in it")
         a, b, c, d = map(float, manifest["correction"])
         width, usual_spread = map(float, manifest["interval"])
         correction = Correction(a, b, c, d, width, usual_spread, tuple(map(float, manifest["residuals"])))
         report = Report.from_dict(manifest["report"])
         target, version = str(manifest["target"]), str(manifest["runtime_version"])
-        return Predictor(target, version, KernelModel(paths), correction, report)
+        return Predictor(target, version, model, correction, report)
     except _DAMAGE as error:
         raise InvalidInput(f"The file is not a predictor: {error}.", "Profile the target again.") from error
+
+
+def _paths(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> KernelModel:
+    paths = {}
+    for i, entry in enumerate(manifest["paths"]):
+        forest = None
+        if entry["forest"]:
+            prefix = f"{i}.forest."
+            fields = {key.removeprefix(prefix): value for key, value in arrays.items() if key.startswith(prefix)}
+            forest = Forest.from_arrays(fields, len(FEATURES))
+        coefficients = arrays[f"{i}.coefficients"]
+        if coefficients.shape != (len(TERMS),) or not np.isfinite(coefficients).all():
+            raise ValueError("a path has no coefficient for each term")
+        scale, exponent, spread = float(entry["scale"]), float(entry["exponent"]), float(entry["spread"])
+        if not (math.isfinite(scale) and scale > 0 and math.isfinite(exponent) and 0 <= spread < math.inf):
+            raise ValueError("a path is adapted by something that is no factor")
+        samples = int(entry["samples"])
+        paths[str(entry["name"])] = PathModel(coefficients, forest, samples, scale, exponent, spread)
+    if ANY_PATH not in paths:
+        raise ValueError("the model for kernels without data is missing")
+    return KernelModel(paths)

@@ -17,7 +17,7 @@ from ..db.engine import Database
 from ..db.measurements import kernel_measurements, model_measurements
 from ..db.predictors import add_predictor, latest_predictor
 from ..devices.local import LocalDevice
-from ..errors import NotReady
+from ..errors import InvalidInput, NotReady
 from ..kernels.kernel import Kernel
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.space import Space
@@ -39,6 +39,7 @@ from .pool import Candidate, OnProgress, Pool, drawn_order, make_pool, stored_ca
 from .predictor import Predictor, to_bytes
 from .report import CurvePoint
 from .splitting import split_network
+from .sum_model import SumModel
 from .targets import LocalTarget
 from .versions import PredictorVersion
 
@@ -94,6 +95,11 @@ def profile(
         raise NotReady(
             f"{target.name} has no predictor to add to.", f"Profile it first: milliseek profile {target.name}"
         )
+    if base is not None and isinstance(base.predictor.kernel_model, SumModel):
+        raise InvalidInput(
+            f"{base.name} was learned from whole networks: it knows no single kernels to start from.",
+            "Start from a target that was profiled.",
+        )
     since = latest.created_at if latest is not None and not add else None
     run = _Run(database, target, _Plan(budget_s), since, np.random.default_rng(seed), on_progress)
     pool = make_pool(
@@ -107,7 +113,7 @@ def profile(
         on_progress=on_progress,
     )
     fit: Fit = partial(fit_kernel_model, seed=seed)
-    if base is not None:
+    if base is not None and isinstance(base.predictor.kernel_model, KernelModel):
         fit = partial(adapt, base.predictor.kernel_model)
     networks = run.measure(pool, fit, max_kernels)
     on_progress("fitting", 1, 1)

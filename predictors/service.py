@@ -14,11 +14,13 @@ from ..devices.local import LocalDevice
 from ..errors import InvalidInput
 from ..results import LatencyTable, Prediction, SubnetLatencies, TargetInfo
 from ..spaces.space import Space, named_space
+from .imported import predict_file
 from .latency_table import latency_table
 from .lookup import LatencyLookup
 from .networks import Outline, keep_network, load_network, model_format, outline, prepare
 from .remembered import Remembered
 from .splitting import split_hollow, split_network
+from .sum_model import SumModel
 from .targets import LocalTarget, local_target
 from .versions import PredictorVersion, newest_predictor
 
@@ -109,6 +111,8 @@ class LatencyService:
         return lookup
 
     def _predict(self, sha256: str, version: PredictorVersion) -> Prediction:
+        if isinstance(version.predictor.kernel_model, SumModel):
+            return predict_file(version.predictor, *load_network(self._database, sha256), version.name)
         target, device = self._worker(version.predictor.target)
         outlined = self._outlines.get(sha256)
         if outlined is not None and outlined.runs_on(target) and (uses := split_hollow(device, outlined.data)):

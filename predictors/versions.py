@@ -64,16 +64,16 @@ def newest_predictor(database: Database, target: str) -> PredictorVersion:
 
     Raises InvalidInput for a malformed name, NotFound for an unknown target, NotReady for one without a predictor.
     """
-    name = str(parse_target(target))
+    parsed = parse_target(target)
+    name = str(parsed)
+    made_by = f"devices import {parsed.device} FILE" if parsed.runtime == "imported" else f"profile {target}"
     with database.session(read_only=True) as session:
         row = latest_predictor(session, name)
         if row is None:
             if find_target(session, name) is not None:
-                raise NotReady(f"The target {name} has no predictor yet.", f"Make one: milliseek profile {target}")
+                raise NotReady(f"The target {name} has no predictor yet.", f"Make one: milliseek {made_by}")
             known = ", ".join(t.name for t in list_targets(session)) or "none"
-            raise NotFound(
-                f"The target {name} is not known; known targets: {known}.", f"Make it: milliseek profile {target}"
-            )
+            raise NotFound(f"The target {name} is not known; known targets: {known}.", f"Make it: milliseek {made_by}")
     return _loaded(database, row)
 
 

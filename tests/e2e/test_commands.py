@@ -23,7 +23,7 @@ COMMANDS = [
     (),
     ("quickstart",),
     ("devices",),
-    ("devices", "list"),
+    *(("devices", word) for word in ("list", "import", "choose")),
     ("profile",),
     ("predict",),
     ("measure",),
