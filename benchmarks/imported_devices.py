@@ -5,9 +5,9 @@
 
 The first form takes nn-Meter's benchmark (FAMILY.jsonl.gz: 2 000 networks in each of ten families, four devices) and
 leaves out one family at a time; at most 300 networks of a family are learned from and tested. The second takes
-mobile-ml-benchmark (tflite_cnn_e2e.csv: 102 CNNs of pytorchcv on phones, which must be installed) and leaves out one
-group of names at a time: one large core in float and int8, and the GPU, without and with its single kernels
-(tflite_cnn_ops_gpu.csv). Everything that is chosen in learning is chosen without what is left out. `linear` is a
+mobile-ml-benchmark (tflite_cnn_e2e.csv: 102 CNNs of pytorchcv, which must be installed, at 224 x 224 on phones) and
+leaves out one group of names at a time: one large core in float and int8, and the GPU, without and with its single
+kernels (tflite_cnn_ops_gpu.csv). Everything that is chosen in learning is chosen without what is left out. `linear` is a
 non-negative linear model of counts, products and elements by operator, `macs` multiply-accumulates alone.
 """
 
@@ -70,12 +70,14 @@ def mobile(folder: Path, phones: Sequence[str]) -> dict[str, Any]:
     columns = [f"{phone}|{setting}|mean" for phone in phones for setting in SETTINGS]
     built: dict[str, list[TimedNetwork]] = {}
     for column in (f"{phones[0]}|1large|float|mean", f"{phones[0]}|gpu|float|mean"):
-        built["gpu" if "gpu" in column else "cpu"] = read_networks([table], Fields(column, "us", zoo="pytorchcv"))
+        built["gpu" if "gpu" in column else "cpu"] = read_networks(
+            [table], Fields(column, "us", zoo="pytorchcv", resolution=224)
+        )
     found: dict[str, Any] = {}
     for column in (column for column in columns if column in rows[0]):
         latency_ms = {row["model"]: float(row[column]) / 1e3 for row in rows}
         gpu = "|gpu|" in column
-        networks = [replace(each, latency_ms=latency_ms[each.name]) for each in built["gpu" if gpu else "cpu"]]
+        networks = [replace(each, latency_ms=latency_ms[each.name]) for each in built[gpu]]
         found[column.removesuffix("|mean")] = evaluated(networks, None)
         if gpu:
             timed = read_kernels(kernels, column.removesuffix("|mean"), "us")

@@ -9,7 +9,7 @@ import typer
 
 from .options import Db, Json, Seed, open_database
 from .output import milliseconds, note, out, percent, print_json, print_table, progress_bar
-from .tables import Family, Latency, NetworkField, Runs, Spread, Unit, Zoo, table_fields
+from .tables import Family, Latency, NetworkField, Resolution, Runs, Spread, Unit, Zoo, table_fields
 
 app = typer.Typer(help="The devices that milliseek knows.", no_args_is_help=True)
 
@@ -122,6 +122,7 @@ def import_(
     spread: Spread = None,
     runs: Runs = None,
     zoo: Zoo = None,
+    resolution: Resolution = None,
     seed: Seed = 0,
     db: Db = None,
     json: Json = False,
@@ -146,7 +147,7 @@ def import_(
             database,
             name,
             files,
-            table_fields(latency, unit, network, family, spread, runs, zoo),
+            table_fields(latency, unit, network, family, spread, runs, zoo, resolution),
             precision=precision,
             leave_out=_left_out(leave_out),
             aggregate=aggregate,

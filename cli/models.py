@@ -22,7 +22,17 @@ from .options import (
 )
 from .output import milliseconds, note, out, percent, print_json, print_table, progress_bar
 from .subnets import predict_subnets
-from .tables import Family, NetworkField, Unit, Zoo, evaluate_devices, evaluate_parts, evaluate_target, table_fields
+from .tables import (
+    Family,
+    NetworkField,
+    Resolution,
+    Unit,
+    Zoo,
+    evaluate_devices,
+    evaluate_parts,
+    evaluate_target,
+    table_fields,
+)
 
 SHOWN_KERNELS = 15
 
@@ -145,6 +155,7 @@ def evaluate(
     network: NetworkField = None,
     family: Family = "family",
     zoo: Zoo = None,
+    resolution: Resolution = None,
     db: Db = None,
     server: Server = None,
     json: Json = False,
@@ -159,7 +170,7 @@ def evaluate(
         return
     if latency is None:
         raise typer.BadParameter("--table needs --latency FIELD.")
-    fields = table_fields(latency, unit, network, family, zoo=zoo)
+    fields = table_fields(latency, unit, network, family, zoo=zoo, resolution=resolution)
     if split is None:
         evaluate_target(table, fields, target, db, json=json)
     elif split == "device":

@@ -41,6 +41,10 @@ Zoo = Annotated[
     Literal["timm", "pytorchcv"] | None,
     typer.Option("--zoo", help="Where plain names of networks belong.", show_default=False),
 ]
+Resolution = Annotated[
+    int | None,
+    typer.Option("--resolution", min=1, help="Of their pictures. Default: the zoo's own.", show_default=False),
+]
 Split = Literal["family", "random"]
 COLUMNS = ("n", "within_5", "within_10", "within_20", "rmspe", "spearman", "kendall", "coverage")
 
@@ -53,11 +57,12 @@ def table_fields(
     spread: str | None = None,
     runs: str | None = None,
     zoo: str | None = None,
+    resolution: int | None = None,
 ) -> Fields:
     """The options as the reader of tables takes them."""
     from ..predictors.latency_rows import Fields
 
-    return Fields(latency, unit, network, family, spread, runs, zoo)
+    return Fields(latency, unit, network, family, spread, runs, zoo, resolution)
 
 
 def evaluate_target(paths: Sequence[Path], fields: Fields, target: str, db: str | None, *, json: bool) -> None:

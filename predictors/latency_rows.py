@@ -34,7 +34,8 @@ class Fields:
     """Where in a row things are: names of columns, or paths into JSON objects with dots.
 
     `network` None takes the first of NETWORK_FIELDS that a row has; `zoo` (`timm` or `pytorchcv`) is where plain names
-    of networks belong. `spread` and `runs` are None where the table has none.
+    of networks belong, `resolution` that of their pictures where the name does not say it. `spread` and `runs` are None
+    where the table has none.
     """
 
     latency: str
@@ -44,6 +45,7 @@ class Fields:
     spread: str | None = None
     runs: str | None = None
     zoo: str | None = None
+    resolution: int | None = None
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,8 @@ def _network(place: str, row: Any, fields: Fields) -> Any:
         value, known = _find(row, name)
         if known and isinstance(value, list | str) and value:
             if isinstance(value, str) and fields.zoo and re.fullmatch(r"[\w@]+", value):
-                return f"{fields.zoo}:{value}"
+                size = f"@{fields.resolution}" if fields.resolution and "@" not in value else ""
+                return f"{fields.zoo}:{value}{size}"
             return value
     raise _refused(place, f"there is no network in {' or '.join(map(repr, names))}", "Name its column with --network.")
 
