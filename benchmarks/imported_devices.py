@@ -7,8 +7,8 @@ The first form takes nn-Meter's benchmark (FAMILY.jsonl.gz: 2 000 networks in ea
 leaves out one family at a time; at most 300 networks of a family are learned from and tested. The second takes
 mobile-ml-benchmark (tflite_cnn_e2e.csv: 102 CNNs of pytorchcv, which must be installed, at 224 x 224 on phones) and
 leaves out one group of names at a time: one large core in float and int8, and the GPU, without and with its single
-kernels (tflite_cnn_ops_gpu.csv). Everything that is chosen in learning is chosen without what is left out. `linear` is a
-non-negative linear model of counts, products and elements by operator, `macs` multiply-accumulates alone.
+kernels (tflite_cnn_ops_gpu.csv). Everything that is chosen in learning is chosen without what is left out. `linear` is
+a non-negative linear model of counts, products and elements by operator, `macs` multiply-accumulates alone.
 """
 
 from __future__ import annotations
