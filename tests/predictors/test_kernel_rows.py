@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,10 @@ import pytest
 from milliseek.db.engine import Database
 from milliseek.errors import InvalidInput
 from milliseek.kernels.costs import macs
-from milliseek.kernels.kernel import Kernel
+from milliseek.kernels.kernel import Kernel, TensorSpec
+from milliseek.predictors.kernel_model import KernelModel, fit_kernel_model
 from milliseek.predictors.kernel_rows import kernels_of_table, kernels_of_target, read_kernels
+from milliseek.predictors.sums import TimedNetwork, fit_sums
 
 COLUMN = "pixel4|gpu|float"
 SIZES: dict[str, Any] = {
@@ -131,3 +134,34 @@ def test_only_targets_with_kernels_of_tflite_are_a_first_guess(home: Path) -> No
     with pytest.raises(InvalidInput, match="onnxruntime/fp32@1 knows no kernels of TFLite's operators"):
         kernels_of_target(database, "local/onnxruntime/fp32")
     database.close()
+
+
+def test_a_like_target_helps_where_networks_are_few() -> None:
+    """Its kernels, twice as slow, tell from 12 networks what their sums do not."""
+    timed = {product(out): 0.5 + (out % 5) for out in range(8, 80)}
+    model = fit_kernel_model(list(timed), np.array(list(timed.values())))
+    rng = np.random.default_rng(0)
+    networks = []
+    for i in range(40):
+        kernels = Counter(product(int(out)) for out in rng.integers(8, 80, 5))
+        latency_ms = 2 * sum(timed[kernel] * times for kernel, times in kernels.items())
+        networks.append(TimedNetwork(f"n{i}", "abc"[i % 3], {"operators": kernels}, latency_ms))
+    known, asked = networks[:20], networks[20:]
+
+    def error(profiled: KernelModel | None) -> float:
+        fit = fit_sums(known, profiled)
+        sums = [
+            sum(times * fit.model.predict([kernel]).latency_ms[0] for kernel, times in n.kernels["operators"].items())
+            for n in asked
+        ]
+        return float(np.mean([abs(ms / n.latency_ms - 1) for ms, n in zip(sums, asked, strict=True)]))
+
+    assert error(model) < 0.5 * error(None)
+
+
+def product(out: int) -> Kernel:
+    weights = TensorSpec((out, 1, 1, 16), "float32", constant=True)
+    bias = TensorSpec((out,), "float32", constant=True)
+    inputs = (TensorSpec((1, 14, 14, 16), "float32"), weights, bias)
+    attributes = (("padding", "SAME"), ("strides", (1, 1)))
+    return Kernel("tflite", "CONV_2D", attributes, inputs, (TensorSpec((1, 14, 14, out), "float32"),), 1)
