@@ -18,6 +18,24 @@ EXPONENT_WEIGHT = 4.0
 """Strength of the pull of the exponent towards 1."""
 
 
+BENDS = (0.9, 0.95, 1.0, 1.05, 1.1, 1.15, 1.2, 1.3)
+"""What the exponent may be multiplied by to fit whole networks."""
+
+
+def bend(model: KernelModel, factor: float) -> KernelModel:
+    """The model with every latency raised to the power of `factor`.
+
+    Isolated kernels do not tell everything of how large ones differ from small ones: with more threads each waits for
+    them to wake, which inside a network they do not sleep. Whole networks tell the rest (see `fitting`).
+    """
+    return KernelModel(
+        {
+            name: replace(path, scale=path.scale**factor, exponent=path.exponent * factor)
+            for name, path in model.paths.items()
+        }
+    )
+
+
 def adapt(base: KernelModel, kernels: Sequence[Kernel], latency_ms: np.ndarray) -> KernelModel:
     """The model of a known target, bent to kernels (kernels,) measured on a new one, in milliseconds.
 

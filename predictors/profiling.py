@@ -21,7 +21,7 @@ from ..errors import InvalidInput, NotReady
 from ..kernels.kernel import Kernel
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.space import Space
-from .adaptation import adapt
+from .adaptation import BENDS, adapt
 from .fitting import (
     MIN_KERNELS,
     CalibrationNetwork,
@@ -43,7 +43,8 @@ from .sum_model import SumModel
 from .targets import LocalTarget
 from .versions import PredictorVersion
 
-SECONDS_PER_NETWORK = 20.0
+SECONDS_PER_NETWORK, SECONDS_PER_NETWORK_ADAPTED = 20.0, 3.0
+"""Where a known target is adapted, whole networks tell more than further kernels."""
 MIN_NETWORKS_MEASURED, MAX_NETWORKS_MEASURED = 12, 44
 """Whole networks for the correction. Once kernels are known within a few percent, it is what limits the accuracy."""
 ENOUGH_NETWORKS = 6
@@ -102,13 +103,14 @@ def profile(
         )
     since = latest.created_at if latest is not None and not add else None
     run = _Run(database, target, _Plan(budget_s), since, np.random.default_rng(seed), on_progress)
+    seconds_each = SECONDS_PER_NETWORK if base is None else SECONDS_PER_NETWORK_ADAPTED
     pool = make_pool(
         database,
         target,
         sources,
         published=published,
         budget_s=budget_s,
-        networks=int(np.clip(budget_s / SECONDS_PER_NETWORK, MIN_NETWORKS_MEASURED, MAX_NETWORKS_MEASURED)),
+        networks=int(np.clip(budget_s / seconds_each, MIN_NETWORKS_MEASURED, MAX_NETWORKS_MEASURED)),
         rng=run.rng,
         on_progress=on_progress,
     )
@@ -117,7 +119,8 @@ def profile(
         fit = partial(adapt, base.predictor.kernel_model)
     networks = run.measure(pool, fit, max_kernels)
     on_progress("fitting", 1, 1)
-    predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit)
+    bends = BENDS if base is not None else (1.0,)
+    predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit, bends)
     return _store(database, target, predictor, held_out, run, len(networks))
 
 
