@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 
 from .. import __version__
 from ..db.artefacts import save_artefact
-from ..db.devices import find_device, get_or_create_target, get_target, upsert_device
+from ..db.devices import find_device, get_target, upsert_device
 from ..db.engine import Database
 from ..db.models import Target as TargetRow
 from ..db.predictors import add_predictor, list_predictors
@@ -26,7 +26,7 @@ from ..devices.target import LOCAL, Target, parse
 from ..errors import InvalidInput, NotFound, StorageError
 from .predictor import from_bytes, to_bytes
 from .sum_model import SumModel
-from .targets import local_target, parse_target
+from .targets import local_target, parse_target, register_target
 from .versions import PredictorVersion, predictor_version
 
 FILE_FORMAT = 1
@@ -147,16 +147,7 @@ def _twin(target: Target, text: str) -> Target:
 
 def _registered(session: Session, target: Target, manifest: _Manifest) -> TargetRow:
     device = find_device(session, target.device) or upsert_device(session, target.device, "imported", manifest.facts)
-    return get_or_create_target(
-        session,
-        str(target),
-        device_id=device.id,
-        runtime=target.runtime,
-        precision=target.precision,
-        threads=target.threads,
-        cores=",".join(map(str, target.cores)) if target.cores else None,
-        settings=manifest.settings,
-    )
+    return register_target(session, target, device, manifest.settings)
 
 
 def _differences(manifest: _Manifest, row: TargetRow) -> tuple[str, ...]:

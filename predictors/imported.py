@@ -18,7 +18,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..db.artefacts import save_artefact
-from ..db.devices import find_device, find_target, get_or_create_target, upsert_device
+from ..db.devices import find_device, find_target, upsert_device
 from ..db.engine import Database
 from ..db.predictors import add_predictor
 from ..devices.target import LOCAL, Target
@@ -34,6 +34,7 @@ from .predictor import Predictor, to_bytes
 from .report import Report, TestedNetwork
 from .sum_model import SumModel
 from .sums import SumFit, TimedNetwork, fit_sums, held_out_summary
+from .targets import register_target
 
 IMPORTED = "imported"
 """The runtime, and the kind of device, of what was imported."""
@@ -139,10 +140,8 @@ def _store(
         device = find_device(session, target.device)
         tables = [*(device.facts.get("tables", []) if device is not None else []), source]
         device = upsert_device(session, target.device, IMPORTED, {"tables": tables})
-        row = get_or_create_target(
-            session, str(target), device_id=device.id, runtime=IMPORTED, precision=target.precision
-        )
-        row.settings = source
+        row = register_target(session, target, device, source)
+        row.settings = source  # of the newest table
         made = add_predictor(
             session,
             row.id,

@@ -17,8 +17,23 @@ MAX_REFERENCE_ELEMENTS = 1 << 28
 """Elements of all tensors of one reference kernel: a file from elsewhere must not fill this machine's memory."""
 
 
+class _Tested:
+    """What has been predicted and measured, both in milliseconds and positive."""
+
+    measured_ms: float
+    predicted_ms: float
+
+    def __post_init__(self) -> None:
+        _check_latencies(self.measured_ms, self.predicted_ms)
+
+    @property
+    def error(self) -> float:
+        """(predicted - measured) / measured."""
+        return self.predicted_ms / self.measured_ms - 1
+
+
 @dataclass(frozen=True)
-class TestedKernel:
+class TestedKernel(_Tested):
     """A kernel that was never trained on; both latencies are positive."""
 
     hash: str
@@ -26,30 +41,14 @@ class TestedKernel:
     measured_ms: float
     predicted_ms: float
 
-    def __post_init__(self) -> None:
-        _check_latencies(self.measured_ms, self.predicted_ms)
-
-    @property
-    def error(self) -> float:
-        """(predicted - measured) / measured."""
-        return self.predicted_ms / self.measured_ms - 1
-
 
 @dataclass(frozen=True)
-class TestedNetwork:
+class TestedNetwork(_Tested):
     """A whole network, predicted with a correction that was fitted without it; both latencies are positive."""
 
     name: str
     measured_ms: float
     predicted_ms: float
-
-    def __post_init__(self) -> None:
-        _check_latencies(self.measured_ms, self.predicted_ms)
-
-    @property
-    def error(self) -> float:
-        """(predicted - measured) / measured."""
-        return self.predicted_ms / self.measured_ms - 1
 
 
 @dataclass(frozen=True)

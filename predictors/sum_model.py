@@ -20,7 +20,7 @@ from scipy.optimize import nnls
 from ..kernels.fusion import FUSIONS, Fusion
 from ..kernels.kernel import Kernel
 from .kernel_model import FLOOR_MS, KernelModel, KernelPredictions
-from .sum_terms import PRODUCTS, UNITS, Column, kernel_terms
+from .sum_terms import UNITS, Column, kernel_terms
 
 REWEIGHTINGS = 4
 SMALL_ERROR = 0.03
@@ -43,8 +43,7 @@ class Penalties:
         """That of one coefficient."""
         if column.level == 0:
             return self.shared
-        product = column.owner in PRODUCTS or column.owner.startswith(("depthwise", "3x3", "1x1", "large"))
-        if product:
+        if column.is_product:
             return self.group if column.level == 1 else self.path
         return self.other_group if column.level == 1 else self.other_path
 

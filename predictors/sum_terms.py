@@ -24,6 +24,11 @@ class Column(NamedTuple):
     owner: str
     term: str
 
+    @property
+    def is_product(self) -> bool:
+        """Whether its owner is one that most of the time goes to, so that the data can tell its paths apart."""
+        return self.owner in _PRODUCTS or self.owner.startswith(_PRODUCT_PATHS)
+
 
 UNITS = {
     "calls": "calls",
@@ -41,8 +46,9 @@ UNITS = {
 }
 """Terms of one unit can be compared: a coefficient is penalised by what the unit costs in the network as a whole."""
 
-PRODUCTS = frozenset({"convolution", "first", "depthwise", "grouped"})
-"""Groups that most of the time goes to, so that the data can tell their paths apart."""
+_PRODUCTS = frozenset({"convolution", "first", "depthwise", "grouped"})
+_PRODUCT_PATHS = ("depthwise", "3x3", "1x1", "large")
+"""How `_window` and `_product` begin the names of their paths."""
 
 _DEAR = {"TRANSPOSE": 3.0, "HARD_SWISH": 1.5}
 """Traffic of an operator in that of a plain copy, where the data do not tell."""

@@ -92,18 +92,18 @@ class SumData:
             )
         folds = _folds([self.networks[i].family for i in numbers.tolist()])
         measured_ms = self._latency_ms[numbers]
-        best: tuple[float, Fusion, Penalties] | None = None
+        best: tuple[float, Fusion, Penalties, np.ndarray, np.ndarray] | None = None
         choices = [(fusion, penalties) for fusion in self._amounts for penalties in PENALTIES]
         for i, (fusion, penalties) in enumerate(choices):
             on_progress("learning from sums", i, len(choices))
-            errors = np.abs(self._left_out(fusion, penalties, numbers, folds)[0] / measured_ms - 1)
+            left_out_ms, without = self._left_out(fusion, penalties, numbers, folds)
+            errors = np.abs(left_out_ms / measured_ms - 1)
             # A family counts as one, however many networks it has.
             loss = float(np.mean([np.minimum(errors[fold], MAX_ERROR).mean() for fold in folds]))
             if best is None or loss < best[0]:
-                best = loss, fusion, penalties
+                best = loss, fusion, penalties, left_out_ms, without
         assert best is not None
-        _, fusion, penalties = best
-        left_out_ms, without = self._left_out(fusion, penalties, numbers, folds)
+        _, fusion, penalties, left_out_ms, without = best
         whole = self._solve(fusion, penalties, numbers)
         model = SumModel(self._amounts[fusion].columns, np.vstack([whole, without]), fusion, self._profiled)
         networks = [self.networks[i] for i in numbers.tolist()]

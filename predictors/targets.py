@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from sqlalchemy.orm import Session
 
 from ..db import devices as device_queries
 from ..db.engine import Database
 from ..db.models import Device
+from ..db.models import Target as TargetRow
 from ..devices.facts import local_facts, weight_bits
 from ..devices.runtime import get_runtime
 from ..devices.target import Target, parse
@@ -53,6 +55,20 @@ def register_local(session: Session) -> Device:
     return device_queries.upsert_device(session, facts.id, "local", known)
 
 
+def register_target(session: Session, target: Target, device: Device, settings: dict[str, Any]) -> TargetRow:
+    """The row of a target of this device, inserted if new; an existing one keeps its settings."""
+    return device_queries.get_or_create_target(
+        session,
+        str(target),
+        device_id=device.id,
+        runtime=target.runtime,
+        precision=target.precision,
+        threads=target.threads,
+        cores=",".join(map(str, target.cores)) if target.cores else None,
+        settings=settings,
+    )
+
+
 def parse_target(text: str) -> Target:
     """A target's name with `local` resolved to this machine; raises InvalidInput for a malformed one."""
     return parse(text, local_facts().id)
@@ -76,14 +92,5 @@ def local_target(database: Database, text: str) -> LocalTarget:
     bits = weight_bits(facts)
     with database.session() as session:
         device = register_local(session)
-        row = device_queries.get_or_create_target(
-            session,
-            str(target),
-            device_id=device.id,
-            runtime=target.runtime,
-            precision=target.precision,
-            threads=target.threads,
-            cores=",".join(map(str, target.cores)) if target.cores else None,
-            settings={"weight_bits": bits},
-        )
+        row = register_target(session, target, device, {"weight_bits": bits})
     return LocalTarget(target, row.id, version, bits)
