@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emilliseek/rpc/v1/latency.proto\x12\x10milliseek.rpc.v1\x1a\x1cgoogle/protobuf/struct.proto\"g\n\x12UploadModelRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.milliseek.rpc.v1.UploadModelHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"N\n\x11UploadModelHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x65xpected_sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"9\n\x13UploadModelResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"5\n\x13PredictModelRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"H\n\x14PredictModelResponse\x12\x30\n\nprediction\x18\x01 \x01(\x0b\x32\x1c.milliseek.rpc.v1.Prediction\"\xca\x01\n\nPrediction\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x11\n\tpredictor\x18\x02 \x01(\t\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12\x17\n\x0finterval_low_ms\x18\x04 \x01(\x01\x12\x18\n\x10interval_high_ms\x18\x05 \x01(\x01\x12\x11\n\tuncovered\x18\x06 \x01(\x01\x12\x30\n\x07kernels\x18\x07 \x03(\x0b\x32\x1f.milliseek.rpc.v1.KernelLatency\x12\r\n\x05notes\x18\x08 \x03(\t\"a\n\rKernelLatency\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12\x0f\n\x07\x63overed\x18\x05 \x01(\x08\"0\n\x10RelativeInterval\x12\r\n\x05\x62\x65low\x18\x01 \x01(\x01\x12\r\n\x05\x61\x62ove\x18\x02 \x01(\x01\"c\n\x15PredictSubnetsRequest\x12\r\n\x05space\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x18\n\x10genes_per_subnet\x18\x03 \x01(\r\x12\x11\n\x05genes\x18\x04 \x03(\x11\x42\x02\x10\x01\"y\n\x16PredictSubnetsResponse\x12\x16\n\nlatency_ms\x18\x01 \x03(\x01\x42\x02\x10\x01\x12\x34\n\x08interval\x18\x02 \x01(\x0b\x32\".milliseek.rpc.v1.RelativeInterval\x12\x11\n\tpredictor\x18\x03 \x01(\t\"U\n\x1bStreamPredictSubnetsRequest\x12\x36\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\'.milliseek.rpc.v1.PredictSubnetsRequest\"W\n\x1cStreamPredictSubnetsResponse\x12\x37\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32(.milliseek.rpc.v1.PredictSubnetsResponse\"7\n\x16GetLatencyTableRequest\x12\r\n\x05space\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"y\n\x17GetLatencyTableResponse\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32$.milliseek.rpc.v1.LatencyTableHeader\x12\x10\n\x04keys\x18\x02 \x03(\x11\x42\x02\x10\x01\x12\x16\n\nlatency_ms\x18\x03 \x03(\x01\x42\x02\x10\x01\"\xb0\x01\n\x12LatencyTableHeader\x12\r\n\x05space\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\tpredictor\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x0f\n\x07\x63olumns\x18\x05 \x01(\r\x12\x13\n\x0b\x63onstant_ms\x18\x06 \x01(\x01\x12\x34\n\x08interval\x18\x07 \x01(\x0b\x32\".milliseek.rpc.v1.RelativeInterval\"\x14\n\x12ListTargetsRequest\"D\n\x13ListTargetsResponse\x12-\n\x07targets\x18\x01 \x03(\x0b\x32\x1c.milliseek.rpc.v1.TargetInfo\"q\n\nTargetInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpredictor\x18\x02 \x01(\t\x12\x17\n\x0fruntime_version\x18\x03 \x01(\t\x12)\n\x08held_out\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct2\xf3\x04\n\x0eLatencyService\x12\\\n\x0bUploadModel\x12$.milliseek.rpc.v1.UploadModelRequest\x1a%.milliseek.rpc.v1.UploadModelResponse(\x01\x12]\n\x0cPredictModel\x12%.milliseek.rpc.v1.PredictModelRequest\x1a&.milliseek.rpc.v1.PredictModelResponse\x12\x63\n\x0ePredictSubnets\x12\'.milliseek.rpc.v1.PredictSubnetsRequest\x1a(.milliseek.rpc.v1.PredictSubnetsResponse\x12y\n\x14StreamPredictSubnets\x12-.milliseek.rpc.v1.StreamPredictSubnetsRequest\x1a..milliseek.rpc.v1.StreamPredictSubnetsResponse(\x01\x30\x01\x12h\n\x0fGetLatencyTable\x12(.milliseek.rpc.v1.GetLatencyTableRequest\x1a).milliseek.rpc.v1.GetLatencyTableResponse0\x01\x12Z\n\x0bListTargets\x12$.milliseek.rpc.v1.ListTargetsRequest\x1a%.milliseek.rpc.v1.ListTargetsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emilliseek/rpc/v1/latency.proto\x12\x10milliseek.rpc.v1\x1a\x1cgoogle/protobuf/struct.proto\"g\n\x12UploadModelRequest\x12\x35\n\x06header\x18\x01 \x01(\x0b\x32#.milliseek.rpc.v1.UploadModelHeaderH\x00\x12\x0f\n\x05\x63hunk\x18\x02 \x01(\x0cH\x00\x42\t\n\x07payload\"N\n\x11UploadModelHeader\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x17\n\x0f\x65xpected_sha256\x18\x02 \x01(\t\x12\x12\n\nsize_bytes\x18\x03 \x01(\x04\"9\n\x13UploadModelResponse\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\"5\n\x13PredictModelRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"H\n\x14PredictModelResponse\x12\x30\n\nprediction\x18\x01 \x01(\x0b\x32\x1c.milliseek.rpc.v1.Prediction\"T\n\x1aStreamPredictModelsRequest\x12\x36\n\x07request\x18\x01 \x01(\x0b\x32%.milliseek.rpc.v1.PredictModelRequest\"W\n\x1bStreamPredictModelsResponse\x12\x38\n\x08response\x18\x01 \x01(\x0b\x32&.milliseek.rpc.v1.PredictModelResponse\"8\n\x15PredictKernelsRequest\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x0f\n\x07kernels\x18\x02 \x03(\t\"]\n\x16PredictKernelsResponse\x12\x30\n\x07kernels\x18\x01 \x03(\x0b\x32\x1f.milliseek.rpc.v1.KernelLatency\x12\x11\n\tpredictor\x18\x02 \x01(\t\"\xca\x01\n\nPrediction\x12\x0e\n\x06target\x18\x01 \x01(\t\x12\x11\n\tpredictor\x18\x02 \x01(\t\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12\x17\n\x0finterval_low_ms\x18\x04 \x01(\x01\x12\x18\n\x10interval_high_ms\x18\x05 \x01(\x01\x12\x11\n\tuncovered\x18\x06 \x01(\x01\x12\x30\n\x07kernels\x18\x07 \x03(\x0b\x32\x1f.milliseek.rpc.v1.KernelLatency\x12\r\n\x05notes\x18\x08 \x03(\t\"o\n\rKernelLatency\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0e\n\x06\x63onfig\x18\x02 \x01(\t\x12\x12\n\nlatency_ms\x18\x03 \x01(\x01\x12\r\n\x05\x63ount\x18\x04 \x01(\r\x12\x0f\n\x07\x63overed\x18\x05 \x01(\x08\x12\x0c\n\x04spec\x18\x06 \x01(\t\"0\n\x10RelativeInterval\x12\r\n\x05\x62\x65low\x18\x01 \x01(\x01\x12\r\n\x05\x61\x62ove\x18\x02 \x01(\x01\"c\n\x15PredictSubnetsRequest\x12\r\n\x05space\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x18\n\x10genes_per_subnet\x18\x03 \x01(\r\x12\x11\n\x05genes\x18\x04 \x03(\x11\x42\x02\x10\x01\"y\n\x16PredictSubnetsResponse\x12\x16\n\nlatency_ms\x18\x01 \x03(\x01\x42\x02\x10\x01\x12\x34\n\x08interval\x18\x02 \x01(\x0b\x32\".milliseek.rpc.v1.RelativeInterval\x12\x11\n\tpredictor\x18\x03 \x01(\t\"U\n\x1bStreamPredictSubnetsRequest\x12\x36\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32\'.milliseek.rpc.v1.PredictSubnetsRequest\"W\n\x1cStreamPredictSubnetsResponse\x12\x37\n\x05\x62\x61tch\x18\x01 \x01(\x0b\x32(.milliseek.rpc.v1.PredictSubnetsResponse\"7\n\x16GetLatencyTableRequest\x12\r\n\x05space\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"y\n\x17GetLatencyTableResponse\x12\x34\n\x06header\x18\x01 \x01(\x0b\x32$.milliseek.rpc.v1.LatencyTableHeader\x12\x10\n\x04keys\x18\x02 \x03(\x11\x42\x02\x10\x01\x12\x16\n\nlatency_ms\x18\x03 \x03(\x01\x42\x02\x10\x01\"\xb0\x01\n\x12LatencyTableHeader\x12\r\n\x05space\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12\x11\n\tpredictor\x18\x03 \x01(\t\x12\x0c\n\x04rows\x18\x04 \x01(\x04\x12\x0f\n\x07\x63olumns\x18\x05 \x01(\r\x12\x13\n\x0b\x63onstant_ms\x18\x06 \x01(\x01\x12\x34\n\x08interval\x18\x07 \x01(\x0b\x32\".milliseek.rpc.v1.RelativeInterval\"\x14\n\x12ListTargetsRequest\"D\n\x13ListTargetsResponse\x12-\n\x07targets\x18\x01 \x03(\x0b\x32\x1c.milliseek.rpc.v1.TargetInfo\"q\n\nTargetInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpredictor\x18\x02 \x01(\t\x12\x17\n\x0fruntime_version\x18\x03 \x01(\t\x12)\n\x08held_out\x18\x04 \x01(\x0b\x32\x17.google.protobuf.Struct2\xd0\x06\n\x0eLatencyService\x12\\\n\x0bUploadModel\x12$.milliseek.rpc.v1.UploadModelRequest\x1a%.milliseek.rpc.v1.UploadModelResponse(\x01\x12]\n\x0cPredictModel\x12%.milliseek.rpc.v1.PredictModelRequest\x1a&.milliseek.rpc.v1.PredictModelResponse\x12v\n\x13StreamPredictModels\x12,.milliseek.rpc.v1.StreamPredictModelsRequest\x1a-.milliseek.rpc.v1.StreamPredictModelsResponse(\x01\x30\x01\x12\x63\n\x0ePredictKernels\x12\'.milliseek.rpc.v1.PredictKernelsRequest\x1a(.milliseek.rpc.v1.PredictKernelsResponse\x12\x63\n\x0ePredictSubnets\x12\'.milliseek.rpc.v1.PredictSubnetsRequest\x1a(.milliseek.rpc.v1.PredictSubnetsResponse\x12y\n\x14StreamPredictSubnets\x12-.milliseek.rpc.v1.StreamPredictSubnetsRequest\x1a..milliseek.rpc.v1.StreamPredictSubnetsResponse(\x01\x30\x01\x12h\n\x0fGetLatencyTable\x12(.milliseek.rpc.v1.GetLatencyTableRequest\x1a).milliseek.rpc.v1.GetLatencyTableResponse0\x01\x12Z\n\x0bListTargets\x12$.milliseek.rpc.v1.ListTargetsRequest\x1a%.milliseek.rpc.v1.ListTargetsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -50,32 +50,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PREDICTMODELREQUEST']._serialized_end=379
   _globals['_PREDICTMODELRESPONSE']._serialized_start=381
   _globals['_PREDICTMODELRESPONSE']._serialized_end=453
-  _globals['_PREDICTION']._serialized_start=456
-  _globals['_PREDICTION']._serialized_end=658
-  _globals['_KERNELLATENCY']._serialized_start=660
-  _globals['_KERNELLATENCY']._serialized_end=757
-  _globals['_RELATIVEINTERVAL']._serialized_start=759
-  _globals['_RELATIVEINTERVAL']._serialized_end=807
-  _globals['_PREDICTSUBNETSREQUEST']._serialized_start=809
-  _globals['_PREDICTSUBNETSREQUEST']._serialized_end=908
-  _globals['_PREDICTSUBNETSRESPONSE']._serialized_start=910
-  _globals['_PREDICTSUBNETSRESPONSE']._serialized_end=1031
-  _globals['_STREAMPREDICTSUBNETSREQUEST']._serialized_start=1033
-  _globals['_STREAMPREDICTSUBNETSREQUEST']._serialized_end=1118
-  _globals['_STREAMPREDICTSUBNETSRESPONSE']._serialized_start=1120
-  _globals['_STREAMPREDICTSUBNETSRESPONSE']._serialized_end=1207
-  _globals['_GETLATENCYTABLEREQUEST']._serialized_start=1209
-  _globals['_GETLATENCYTABLEREQUEST']._serialized_end=1264
-  _globals['_GETLATENCYTABLERESPONSE']._serialized_start=1266
-  _globals['_GETLATENCYTABLERESPONSE']._serialized_end=1387
-  _globals['_LATENCYTABLEHEADER']._serialized_start=1390
-  _globals['_LATENCYTABLEHEADER']._serialized_end=1566
-  _globals['_LISTTARGETSREQUEST']._serialized_start=1568
-  _globals['_LISTTARGETSREQUEST']._serialized_end=1588
-  _globals['_LISTTARGETSRESPONSE']._serialized_start=1590
-  _globals['_LISTTARGETSRESPONSE']._serialized_end=1658
-  _globals['_TARGETINFO']._serialized_start=1660
-  _globals['_TARGETINFO']._serialized_end=1773
-  _globals['_LATENCYSERVICE']._serialized_start=1776
-  _globals['_LATENCYSERVICE']._serialized_end=2403
+  _globals['_STREAMPREDICTMODELSREQUEST']._serialized_start=455
+  _globals['_STREAMPREDICTMODELSREQUEST']._serialized_end=539
+  _globals['_STREAMPREDICTMODELSRESPONSE']._serialized_start=541
+  _globals['_STREAMPREDICTMODELSRESPONSE']._serialized_end=628
+  _globals['_PREDICTKERNELSREQUEST']._serialized_start=630
+  _globals['_PREDICTKERNELSREQUEST']._serialized_end=686
+  _globals['_PREDICTKERNELSRESPONSE']._serialized_start=688
+  _globals['_PREDICTKERNELSRESPONSE']._serialized_end=781
+  _globals['_PREDICTION']._serialized_start=784
+  _globals['_PREDICTION']._serialized_end=986
+  _globals['_KERNELLATENCY']._serialized_start=988
+  _globals['_KERNELLATENCY']._serialized_end=1099
+  _globals['_RELATIVEINTERVAL']._serialized_start=1101
+  _globals['_RELATIVEINTERVAL']._serialized_end=1149
+  _globals['_PREDICTSUBNETSREQUEST']._serialized_start=1151
+  _globals['_PREDICTSUBNETSREQUEST']._serialized_end=1250
+  _globals['_PREDICTSUBNETSRESPONSE']._serialized_start=1252
+  _globals['_PREDICTSUBNETSRESPONSE']._serialized_end=1373
+  _globals['_STREAMPREDICTSUBNETSREQUEST']._serialized_start=1375
+  _globals['_STREAMPREDICTSUBNETSREQUEST']._serialized_end=1460
+  _globals['_STREAMPREDICTSUBNETSRESPONSE']._serialized_start=1462
+  _globals['_STREAMPREDICTSUBNETSRESPONSE']._serialized_end=1549
+  _globals['_GETLATENCYTABLEREQUEST']._serialized_start=1551
+  _globals['_GETLATENCYTABLEREQUEST']._serialized_end=1606
+  _globals['_GETLATENCYTABLERESPONSE']._serialized_start=1608
+  _globals['_GETLATENCYTABLERESPONSE']._serialized_end=1729
+  _globals['_LATENCYTABLEHEADER']._serialized_start=1732
+  _globals['_LATENCYTABLEHEADER']._serialized_end=1908
+  _globals['_LISTTARGETSREQUEST']._serialized_start=1910
+  _globals['_LISTTARGETSREQUEST']._serialized_end=1930
+  _globals['_LISTTARGETSRESPONSE']._serialized_start=1932
+  _globals['_LISTTARGETSRESPONSE']._serialized_end=2000
+  _globals['_TARGETINFO']._serialized_start=2002
+  _globals['_TARGETINFO']._serialized_end=2115
+  _globals['_LATENCYSERVICE']._serialized_start=2118
+  _globals['_LATENCYSERVICE']._serialized_end=2966
 # @@protoc_insertion_point(module_scope)

@@ -47,6 +47,34 @@ class PredictModelResponse(_message.Message):
     prediction: Prediction
     def __init__(self, prediction: _Optional[_Union[Prediction, _Mapping]] = ...) -> None: ...
 
+class StreamPredictModelsRequest(_message.Message):
+    __slots__ = ("request",)
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    request: PredictModelRequest
+    def __init__(self, request: _Optional[_Union[PredictModelRequest, _Mapping]] = ...) -> None: ...
+
+class StreamPredictModelsResponse(_message.Message):
+    __slots__ = ("response",)
+    RESPONSE_FIELD_NUMBER: _ClassVar[int]
+    response: PredictModelResponse
+    def __init__(self, response: _Optional[_Union[PredictModelResponse, _Mapping]] = ...) -> None: ...
+
+class PredictKernelsRequest(_message.Message):
+    __slots__ = ("target", "kernels")
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    KERNELS_FIELD_NUMBER: _ClassVar[int]
+    target: str
+    kernels: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, target: _Optional[str] = ..., kernels: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class PredictKernelsResponse(_message.Message):
+    __slots__ = ("kernels", "predictor")
+    KERNELS_FIELD_NUMBER: _ClassVar[int]
+    PREDICTOR_FIELD_NUMBER: _ClassVar[int]
+    kernels: _containers.RepeatedCompositeFieldContainer[KernelLatency]
+    predictor: str
+    def __init__(self, kernels: _Optional[_Iterable[_Union[KernelLatency, _Mapping]]] = ..., predictor: _Optional[str] = ...) -> None: ...
+
 class Prediction(_message.Message):
     __slots__ = ("target", "predictor", "latency_ms", "interval_low_ms", "interval_high_ms", "uncovered", "kernels", "notes")
     TARGET_FIELD_NUMBER: _ClassVar[int]
@@ -68,18 +96,20 @@ class Prediction(_message.Message):
     def __init__(self, target: _Optional[str] = ..., predictor: _Optional[str] = ..., latency_ms: _Optional[float] = ..., interval_low_ms: _Optional[float] = ..., interval_high_ms: _Optional[float] = ..., uncovered: _Optional[float] = ..., kernels: _Optional[_Iterable[_Union[KernelLatency, _Mapping]]] = ..., notes: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class KernelLatency(_message.Message):
-    __slots__ = ("kind", "config", "latency_ms", "count", "covered")
+    __slots__ = ("kind", "config", "latency_ms", "count", "covered", "spec")
     KIND_FIELD_NUMBER: _ClassVar[int]
     CONFIG_FIELD_NUMBER: _ClassVar[int]
     LATENCY_MS_FIELD_NUMBER: _ClassVar[int]
     COUNT_FIELD_NUMBER: _ClassVar[int]
     COVERED_FIELD_NUMBER: _ClassVar[int]
+    SPEC_FIELD_NUMBER: _ClassVar[int]
     kind: str
     config: str
     latency_ms: float
     count: int
     covered: bool
-    def __init__(self, kind: _Optional[str] = ..., config: _Optional[str] = ..., latency_ms: _Optional[float] = ..., count: _Optional[int] = ..., covered: _Optional[bool] = ...) -> None: ...
+    spec: str
+    def __init__(self, kind: _Optional[str] = ..., config: _Optional[str] = ..., latency_ms: _Optional[float] = ..., count: _Optional[int] = ..., covered: _Optional[bool] = ..., spec: _Optional[str] = ...) -> None: ...
 
 class RelativeInterval(_message.Message):
     __slots__ = ("below", "above")

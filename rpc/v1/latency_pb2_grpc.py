@@ -54,6 +54,16 @@ class LatencyServiceStub:
                 request_serializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictModelRequest.SerializeToString,
                 response_deserializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictModelResponse.FromString,
                 _registered_method=True)
+        self.StreamPredictModels = channel.stream_stream(
+                '/milliseek.rpc.v1.LatencyService/StreamPredictModels',
+                request_serializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.StreamPredictModelsRequest.SerializeToString,
+                response_deserializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.StreamPredictModelsResponse.FromString,
+                _registered_method=True)
+        self.PredictKernels = channel.unary_unary(
+                '/milliseek.rpc.v1.LatencyService/PredictKernels',
+                request_serializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictKernelsRequest.SerializeToString,
+                response_deserializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictKernelsResponse.FromString,
+                _registered_method=True)
         self.PredictSubnets = channel.unary_unary(
                 '/milliseek.rpc.v1.LatencyService/PredictSubnets',
                 request_serializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictSubnetsRequest.SerializeToString,
@@ -104,6 +114,20 @@ class LatencyServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def StreamPredictModels(self, request_iterator, context):
+        """Predicts uploaded model files on targets: one response for each request, in the same order.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PredictKernels(self, request, context):
+        """Predicts single kernels, at most 10 000 in one call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PredictSubnets(self, request, context):
         """Predicts subnets of a space, at most 100 000 in one call.
         """
@@ -144,6 +168,16 @@ def add_LatencyServiceServicer_to_server(servicer, server):
                     servicer.PredictModel,
                     request_deserializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictModelRequest.FromString,
                     response_serializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictModelResponse.SerializeToString,
+            ),
+            'StreamPredictModels': grpc.stream_stream_rpc_method_handler(
+                    servicer.StreamPredictModels,
+                    request_deserializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.StreamPredictModelsRequest.FromString,
+                    response_serializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.StreamPredictModelsResponse.SerializeToString,
+            ),
+            'PredictKernels': grpc.unary_unary_rpc_method_handler(
+                    servicer.PredictKernels,
+                    request_deserializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictKernelsRequest.FromString,
+                    response_serializer=milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictKernelsResponse.SerializeToString,
             ),
             'PredictSubnets': grpc.unary_unary_rpc_method_handler(
                     servicer.PredictSubnets,
@@ -230,6 +264,60 @@ class LatencyService:
             '/milliseek.rpc.v1.LatencyService/PredictModel',
             milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictModelRequest.SerializeToString,
             milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StreamPredictModels(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/milliseek.rpc.v1.LatencyService/StreamPredictModels',
+            milliseek_dot_rpc_dot_v1_dot_latency__pb2.StreamPredictModelsRequest.SerializeToString,
+            milliseek_dot_rpc_dot_v1_dot_latency__pb2.StreamPredictModelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictKernels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/milliseek.rpc.v1.LatencyService/PredictKernels',
+            milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictKernelsRequest.SerializeToString,
+            milliseek_dot_rpc_dot_v1_dot_latency__pb2.PredictKernelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

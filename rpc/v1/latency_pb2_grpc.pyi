@@ -49,6 +49,10 @@ class LatencyServiceStub:
     """
     PredictModel: _grpc.UnaryUnaryMultiCallable[_latency_pb2.PredictModelRequest, _latency_pb2.PredictModelResponse]
     """Predicts an uploaded model file."""
+    StreamPredictModels: _grpc.StreamStreamMultiCallable[_latency_pb2.StreamPredictModelsRequest, _latency_pb2.StreamPredictModelsResponse]
+    """Predicts uploaded model files on targets: one response for each request, in the same order."""
+    PredictKernels: _grpc.UnaryUnaryMultiCallable[_latency_pb2.PredictKernelsRequest, _latency_pb2.PredictKernelsResponse]
+    """Predicts single kernels, at most 10 000 in one call."""
     PredictSubnets: _grpc.UnaryUnaryMultiCallable[_latency_pb2.PredictSubnetsRequest, _latency_pb2.PredictSubnetsResponse]
     """Predicts subnets of a space, at most 100 000 in one call."""
     StreamPredictSubnets: _grpc.StreamStreamMultiCallable[_latency_pb2.StreamPredictSubnetsRequest, _latency_pb2.StreamPredictSubnetsResponse]
@@ -79,6 +83,10 @@ class LatencyServiceAsyncStub(LatencyServiceStub):
     """
     PredictModel: _aio.UnaryUnaryMultiCallable[_latency_pb2.PredictModelRequest, _latency_pb2.PredictModelResponse]  # type: ignore[assignment]
     """Predicts an uploaded model file."""
+    StreamPredictModels: _aio.StreamStreamMultiCallable[_latency_pb2.StreamPredictModelsRequest, _latency_pb2.StreamPredictModelsResponse]  # type: ignore[assignment]
+    """Predicts uploaded model files on targets: one response for each request, in the same order."""
+    PredictKernels: _aio.UnaryUnaryMultiCallable[_latency_pb2.PredictKernelsRequest, _latency_pb2.PredictKernelsResponse]  # type: ignore[assignment]
+    """Predicts single kernels, at most 10 000 in one call."""
     PredictSubnets: _aio.UnaryUnaryMultiCallable[_latency_pb2.PredictSubnetsRequest, _latency_pb2.PredictSubnetsResponse]  # type: ignore[assignment]
     """Predicts subnets of a space, at most 100 000 in one call."""
     StreamPredictSubnets: _aio.StreamStreamMultiCallable[_latency_pb2.StreamPredictSubnetsRequest, _latency_pb2.StreamPredictSubnetsResponse]  # type: ignore[assignment]
@@ -118,6 +126,22 @@ class LatencyServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_latency_pb2.PredictModelResponse, _abc.Awaitable[_latency_pb2.PredictModelResponse]]:
         """Predicts an uploaded model file."""
+
+    @_abc_1.abstractmethod
+    def StreamPredictModels(
+        self,
+        request_iterator: _MaybeAsyncIterator[_latency_pb2.StreamPredictModelsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_latency_pb2.StreamPredictModelsResponse], _abc.AsyncIterator[_latency_pb2.StreamPredictModelsResponse]]:
+        """Predicts uploaded model files on targets: one response for each request, in the same order."""
+
+    @_abc_1.abstractmethod
+    def PredictKernels(
+        self,
+        request: _latency_pb2.PredictKernelsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_latency_pb2.PredictKernelsResponse, _abc.Awaitable[_latency_pb2.PredictKernelsResponse]]:
+        """Predicts single kernels, at most 10 000 in one call."""
 
     @_abc_1.abstractmethod
     def PredictSubnets(

@@ -1,4 +1,4 @@
-"""The generated stubs belong to the .proto files, and the .proto files explain themselves."""
+"""The generated stubs belong to the .proto files, which explain themselves and stay compatible with v1 as it was."""
 
 import os
 import re
@@ -7,10 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from google.protobuf import descriptor_pb2
 
 ROOT = Path(__file__).parents[2]
 PROTO_FOLDER = "milliseek/rpc/v1"
+WITH_SERVICES = [f"{PROTO_FOLDER}/{name}.proto" for name in ("device", "latency", "measure")]
+PROTOS = [*WITH_SERVICES, f"{PROTO_FOLDER}/error.proto"]
+IMAGE = ROOT / "tests" / "rpc" / "v1.binpb"
 
 
 def protoc(*arguments):
@@ -23,20 +25,25 @@ def protoc(*arguments):
     )
 
 
+def buf(*arguments):
+    command = [str(Path(sys.executable).parent / "buf"), *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
 def test_the_stubs_are_what_the_protos_generate(tmp_path):
-    latency, error = f"{PROTO_FOLDER}/latency.proto", f"{PROTO_FOLDER}/error.proto"
-    protoc(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", error, latency)
-    protoc(f"--grpc_python_out={tmp_path}", f"--mypy_grpc_out=quiet:{tmp_path}", latency)
+    assert sorted(PROTOS) == sorted(f"{PROTO_FOLDER}/{path.name}" for path in (ROOT / "rpc" / "v1").glob("*.proto"))
+    protoc(f"--python_out={tmp_path}", f"--pyi_out={tmp_path}", *PROTOS)
+    protoc(f"--grpc_python_out={tmp_path}", f"--mypy_grpc_out=quiet:{tmp_path}", *WITH_SERVICES)
     generated = {path.name: path.read_text() for path in (tmp_path / PROTO_FOLDER).iterdir()}
     committed = {path.name: path.read_text() for path in (ROOT / "rpc" / "v1").glob("*_pb2*.py*")}
     assert sorted(generated) == sorted(committed)
     stale = [name for name in generated if generated[name] != committed[name]]
-    assert not stale, f"regenerate with the command in rpc/v1/__init__.py: {stale}"
+    assert not stale, f"regenerate as CONTRIBUTING.md says: {stale}"
 
 
-@pytest.mark.parametrize("module", ["milliseek.rpc.v1.latency_pb2_grpc", "milliseek.rpc.v1.error_pb2"])
+@pytest.mark.parametrize("module", ["device_pb2_grpc", "error_pb2", "latency_pb2_grpc", "measure_pb2_grpc"])
 def test_importing_the_stubs_warns_of_nothing(module):
-    subprocess.run([sys.executable, "-P", "-W", "error", "-c", f"import {module}"], check=True)
+    subprocess.run([sys.executable, "-P", "-W", "error", "-c", f"import milliseek.rpc.v1.{module}"], check=True)
 
 
 def test_the_client_imports_nothing_heavy():
@@ -50,21 +57,37 @@ def test_the_client_imports_nothing_heavy():
     assert not [name for name in listing if re.match(f"{heavy}|{ours}", name)]
 
 
-def test_every_message_field_and_method_is_explained(tmp_path):
-    for name in ("latency", "error"):
-        protoc("--include_source_info", f"-o{tmp_path / name}", f"{PROTO_FOLDER}/{name}.proto")
-        file = descriptor_pb2.FileDescriptorSet.FromString((tmp_path / name).read_bytes()).file[0]
-        explained = {tuple(loc.path) for loc in file.source_code_info.location if loc.leading_comments.strip()}
-        missing = []
-        for m, message in enumerate(file.message_type):
-            paths = {(4, m): message.name}
-            paths |= {(4, m, 2, f): f"{message.name}.{field.name}" for f, field in enumerate(message.field)}
-            missing += [label for path, label in paths.items() if path not in explained]
-        for s, service in enumerate(file.service):
-            paths = {(6, s): service.name}
-            paths |= {(6, s, 2, m): f"{service.name}.{method.name}" for m, method in enumerate(service.method)}
-            missing += [label for path, label in paths.items() if path not in explained]
-            for method in service.method:
-                assert method.input_type == f".{file.package}.{method.name}Request"
-                assert method.output_type == f".{file.package}.{method.name}Response"
-        assert not missing
+def test_the_protos_are_in_good_style_and_explain_everything():
+    found = buf("lint")
+    assert (found.returncode, found.stdout) == (0, "")
+
+
+def test_v1_stays_compatible():
+    found = buf("breaking", "--against", IMAGE)
+    assert found.returncode == 0, f"clients of v1 would break:\n{found.stdout}"
+
+
+@pytest.mark.parametrize(
+    ("proto", "before", "after", "complaint"),
+    [
+        ("latency", "double latency_ms = 3;", "double latency_ms = 30;", "without reserving the number"),
+        ("latency", "double latency_ms = 3;", "float latency_ms = 3;", "changed type"),
+        ("latency", "double latency_ms = 3;", "double milliseconds = 3;", "changed name"),
+        ("latency", "repeated KernelLatency kernels = 7;", "KernelLatency kernels = 7;", "cardinality"),
+        ("measure", "JOB_STATE_DONE = 3;", "JOB_STATE_OVER = 3;", "JOB_STATE_DONE"),
+        ("device", "  rpc RemoveDevice(RemoveDeviceRequest) returns (RemoveDeviceResponse);", "", "RemoveDevice"),
+        ("device", "returns (stream WorkResponse)", "returns (WorkResponse)", "streaming"),
+    ],
+)
+def test_what_would_break_clients_is_noticed(tmp_path, proto, before, after, complaint):
+    folder = tmp_path / PROTO_FOLDER
+    folder.mkdir(parents=True)
+    for path in (ROOT / "rpc" / "v1").glob("*.proto"):
+        (folder / path.name).write_text(path.read_text())
+    text = (folder / f"{proto}.proto").read_text()
+    assert before in text
+    (folder / f"{proto}.proto").write_text(text.replace(before, after, 1))
+    (tmp_path / "buf.yaml").write_text((ROOT / "buf.yaml").read_text().replace(".types", "."))
+    found = buf("breaking", tmp_path, "--against", IMAGE)
+    assert found.returncode == 100
+    assert complaint in found.stdout
