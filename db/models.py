@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import JSON, BigInteger, CheckConstraint, Double, ForeignKey, MetaData, UniqueConstraint
+from sqlalchemy import JSON, BigInteger, CheckConstraint, Double, ForeignKey, Index, MetaData, UniqueConstraint
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from .columns import UtcDateTime, utc_now
@@ -41,7 +41,12 @@ class Base(DeclarativeBase):
 
 
 class Device(Base):
-    """A physical machine; `name` is its stable id, `facts` what it said about itself."""
+    """A physical machine; `name` is its stable id, `facts` what it said about itself.
+
+    Jobs may ask for its `model` instead of its name. `state` is active, draining (finishes what it holds) or removed
+    (kept for its measurements only); an agent is connected while now < `connected_until`,
+    over the `stream` of this random name.
+    """
 
     __tablename__ = "ms_device"
 
@@ -49,6 +54,16 @@ class Device(Base):
     name: Mapped[str] = mapped_column(unique=True)
     kind: Mapped[str]
     facts: Mapped[dict[str, Any]]
+    model: Mapped[str | None] = mapped_column(index=True)
+    state: Mapped[str] = mapped_column(default="active", server_default="active")
+    last_seen_at: Mapped[datetime | None]
+    connected_until: Mapped[datetime | None]
+    stream: Mapped[str | None]
+
+    @property
+    def connected(self) -> bool:
+        """Whether an agent of it is connected now, to any server of this database."""
+        return self.connected_until is not None and self.connected_until > utc_now()
 
 
 class Target(Base):
@@ -295,3 +310,77 @@ class Run(Base):
     config: Mapped[dict[str, Any]]
     state: Mapped[dict[str, Any]]
     finished: Mapped[bool] = mapped_column(default=False)
+
+
+class Job(Base):
+    """Something that a device is asked to do with a model file; `milliseek.db.jobs` says how it moves on.
+
+    `device` is what was asked for, a device's name or its model; `lease_device` is the device that holds or held it,
+    `turn` the number of this try among all that the device was handed. A `lease` is kept until there is a new one.
+    """
+
+    __tablename__ = "ms_job"
+    __table_args__ = (
+        UniqueConstraint("user", "key"),
+        CheckConstraint("kind IN ('measure', 'optimise', 'shapes')", name="kind"),
+        CheckConstraint("state IN ('queued', 'leased', 'done', 'failed', 'cancelled')", name="state"),
+        Index("ix_ms_job_queue", "state", "device", "user", "priority"),
+        Index("ix_ms_job_expiry", "state", "lease_expires_at"),
+        {"sqlite_autoincrement": True},  # an id that was deleted never becomes another job's
+    )
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user: Mapped[str]
+    key: Mapped[str]
+    target: Mapped[str] = mapped_column(index=True)
+    device: Mapped[str]
+    kind: Mapped[str]
+    options: Mapped[dict[str, Any]]
+    payload_sha256: Mapped[str] = mapped_column(ForeignKey("ms_artefact.sha256"), index=True)
+    payload_bytes: Mapped[int] = mapped_column(BigInteger)
+    priority: Mapped[int]
+    state: Mapped[str] = mapped_column(default="queued")
+    tries: Mapped[int] = mapped_column(default=0)
+    max_tries: Mapped[int]
+    time_limit_s: Mapped[float]
+    lease: Mapped[str | None] = mapped_column(unique=True)
+    lease_device: Mapped[str | None]
+    lease_s: Mapped[float | None]
+    lease_expires_at: Mapped[datetime | None]
+    turn: Mapped[int | None] = mapped_column(BigInteger)
+    result: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    result_sha256: Mapped[str | None] = mapped_column(ForeignKey("ms_artefact.sha256"), index=True)
+    failure: Mapped[str | None]
+    ended_at: Mapped[datetime | None] = mapped_column(index=True)
+
+
+class Turn(Base):
+    """When a device last served a user, as the number of the try: who waited longest goes first."""
+
+    __tablename__ = "ms_turn"
+    __table_args__ = (UniqueConstraint("device", "user"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    device: Mapped[str]
+    user: Mapped[str]
+    number: Mapped[int] = mapped_column(BigInteger)
+
+
+class Token(Base):
+    """Who may call the service, and for what; of a secret only the SHA-256 is known (`hash`).
+
+    After a rotation the `previous_hash` holds until `previous_expires_at`.
+    """
+
+    __tablename__ = "ms_token"
+    __table_args__ = (CheckConstraint("scope IN ('admin', 'search', 'device')", name="scope"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(unique=True)
+    scope: Mapped[str]
+    device: Mapped[str | None] = mapped_column(index=True)
+    hash: Mapped[str] = mapped_column(unique=True)
+    previous_hash: Mapped[str | None] = mapped_column(unique=True)
+    previous_expires_at: Mapped[datetime | None]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]

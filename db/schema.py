@@ -12,7 +12,7 @@ from ..errors import NotReady, StorageError
 if TYPE_CHECKING:
     from alembic.config import Config
 
-HEAD = "v0.1.0"
+HEAD = "v0.2.0"
 """The newest revision, written down so that opening a database need not import Alembic; a test compares."""
 
 VERSION_TABLE = "ms_alembic_version"

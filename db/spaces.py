@@ -41,6 +41,11 @@ def get_or_create_hyperspace(session: Session, name: str, definition: dict[str, 
     return get_or_create(session, Hyperspace, {"name": name}, {"definition": definition})
 
 
+def list_hyperspaces(session: Session) -> Sequence[Hyperspace]:
+    """All hyperspaces in the order they were stored."""
+    return session.scalars(select(Hyperspace).order_by(Hyperspace.id)).all()
+
+
 def get_or_create_space(session: Session, encoding: str, hyperspace_id: int) -> Space:
     """The space with this encoding, inserted if new."""
     return get_or_create(session, Space, {"encoding": encoding}, {"hyperspace_id": hyperspace_id})

@@ -1,24 +1,16 @@
-"""Fixtures: a fresh database, and one stocked with the rows that others refer to.
-
-With MILLISEEK_TEST_POSTGRES=postgresql://... the contract tests run on that server as well. Name a database made
-for this: all that is in its schema `public` is dropped first.
-"""
+"""Fixtures: a fresh database of each kind, and one stocked with the rows that others refer to."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from sqlalchemy import create_engine, text
 
 from milliseek.db import devices, networks, spaces
 from milliseek.db.artefacts import save_artefact
 from milliseek.db.engine import Database
-
-POSTGRES = os.environ.get("MILLISEEK_TEST_POSTGRES")
 
 
 @dataclass(frozen=True)
@@ -45,19 +37,18 @@ def sqlite(path: Path) -> Iterator[Database]:
     database.close()
 
 
-@pytest.fixture(params=["sqlite", *(["postgresql"] if POSTGRES else [])])
-def database(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Database]:
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Where a database may be made, of each kind that there is."""
     if request.param == "sqlite":
-        yield request.getfixturevalue("sqlite")
-        return
-    assert POSTGRES is not None
-    monkeypatch.setenv("MILLISEEK_HOME", str(tmp_path))
-    engine = create_engine(POSTGRES.replace("postgresql://", "postgresql+psycopg://"))
-    with engine.begin() as connection:
-        connection.execute(text("DROP SCHEMA public CASCADE"))
-        connection.execute(text("CREATE SCHEMA public"))
-    engine.dispose()
-    database = Database.open(POSTGRES)
+        return f"sqlite:///{path}"
+    monkeypatch.setenv("MILLISEEK_HOME", str(path.parent))  # the artefacts go there
+    return str(request.getfixturevalue("postgres_url"))
+
+
+@pytest.fixture
+def database(url: str) -> Iterator[Database]:
+    database = Database.open(url)
     yield database
     database.close()
 

@@ -10,10 +10,11 @@ import tempfile
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.orm import Session
 
-from milliseek.db import devices, measurements, networks, predictors, spaces, studies
+from milliseek.db import devices, jobs, measurements, networks, predictors, spaces, studies, tokens
 from milliseek.db.artefacts import ArtefactStore, save_artefact
 from milliseek.db.engine import Database
 from milliseek.db.schema import HEAD
@@ -22,7 +23,7 @@ FROZEN = Path(__file__).with_name("frozen")
 
 
 def fill(session: Session, store: ArtefactStore) -> None:
-    device = devices.upsert_device(session, "epyc-1a2b", "local", {"cpu": "EPYC", "cores": 2})
+    device = devices.upsert_device(session, "epyc-1a2b", "local", {"cpu": "EPYC", "cores": 2}, "epyc")
     target = devices.get_or_create_target(
         session,
         "epyc-1a2b/onnxruntime/int8",
@@ -101,6 +102,15 @@ def fill(session: Session, store: ArtefactStore) -> None:
     )
     studies.get_or_create_run(session, "quickstart", {"minutes": 10})
     studies.finish_phase(session, "quickstart", "profile", {"predictor": 1})
+    measure: dict[str, Any] = {"target": "epyc/onnxruntime/int8", "device": "epyc", "kind": "measure"}
+    jobs.submit_jobs(
+        session,
+        [jobs.NewJob(key, **measure, options={"visits": 1}, payload_sha256=artefact, payload_bytes=11) for key in "ab"],
+    )
+    (job,) = jobs.lease_jobs(session, device.name, 1, 30.0)
+    assert job.lease is not None
+    jobs.complete_job(session, job.lease, device.name, {"visits": []}, None)
+    tokens.create_token(session, "agent", "device", device.name)
 
 
 def main() -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from sqlalchemy import select
 
-from milliseek.db.artefacts import ArtefactStore, forget_artefact, record_artefact, save_artefact
+from milliseek.db.artefacts import ArtefactStore, forget_artefact, record_artefact, save_artefact, save_staged
 from milliseek.db.engine import Database
 from milliseek.db.models import Artefact
 from milliseek.errors import InvalidInput, NotFound, StorageError
@@ -119,3 +120,24 @@ def test_only_what_nothing_refers_to_is_forgotten(stock, database: Database) -> 
     with pytest.raises(NotFound):
         database.artefacts.path(unused)
     assert database.artefacts.read(used) == b"network"
+
+
+def test_what_is_stored_again_while_it_is_discarded_is_there(database: Database) -> None:
+    store = database.artefacts
+
+    def store_again() -> str:
+        with database.session() as session:
+            return save_staged(session, staged)
+
+    with database.session() as session:
+        save_artefact(session, store, b"payload", "payload", durable=False)
+    staged = store.stage(b"payload", "payload", durable=False)  # finds the file
+    with ThreadPoolExecutor(1) as pool:
+        with database.session() as session:
+            assert forget_artefact(session, staged.sha256)
+            store.discard(staged.sha256)
+            again = pool.submit(store_again)
+        sha256 = again.result()
+    assert store.read(sha256) == b"payload"
+    with database.session(read_only=True) as session:
+        assert session.get(Artefact, sha256) is not None

@@ -14,9 +14,10 @@ from sqlalchemy import select, text
 
 from milliseek.db.engine import Database
 from milliseek.db.models import Device
+from milliseek.db.schema import HEAD
 from milliseek.errors import StorageError
 
-FROZEN = next(Path(__file__).with_name("frozen").glob("*.db"))
+FROZEN = Path(__file__).with_name("frozen") / f"{HEAD}.db"
 
 WRITE_UNTIL_FULL = """
 import sys

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 from sqlalchemy import func, select
 
@@ -68,9 +67,9 @@ def assert_nothing_lost_or_doubled(database: Database) -> None:
         assert list(versions) == [1, 2, 3] * 10
 
 
-def test_processes_create_and_fill_one_file(path: Path) -> None:
-    run_together(f"sqlite:///{path}")
-    database = Database.open(f"sqlite:///{path}", create=False)
+def test_processes_create_and_fill_one_database(url: str) -> None:
+    run_together(url)
+    database = Database.open(url, create=False)
     assert_nothing_lost_or_doubled(database)
     database.close()
 

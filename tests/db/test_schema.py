@@ -15,7 +15,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, inspect, select, text
 from sqlalchemy.exc import IntegrityError
 
 from milliseek.db import schema
@@ -25,12 +25,12 @@ from milliseek.errors import NotReady, StorageError
 
 FROZEN = sorted(Path(__file__).with_name("frozen").glob("*.db"))
 
-LATER = """
+LATER = f"""
 import sqlalchemy as sa
 from alembic import op
 
 revision = "v9.0.0"
-down_revision = "v0.1.0"
+down_revision = "{schema.HEAD}"
 
 def upgrade():
     with op.batch_alter_table("ms_device", recreate="always") as batch:
@@ -88,14 +88,32 @@ def test_frozen_database_can_be_upgraded(frozen: Path, path: Path) -> None:
     path.parent.mkdir()
     shutil.copy(frozen, path)
     database = Database.connect(f"sqlite:///{path}")
+    with database.session(read_only=True) as session:
+        tables = set(inspect(session.connection()).get_table_names())
     assert database.upgrade() == frozen.stem
     database.close()
     database = Database.open(f"sqlite:///{path}", create=False)
     with database.session() as session:
         for mapper in Base.registry.mappers:
-            assert session.scalars(select(mapper.class_)).first() is not None, mapper
+            row = session.scalars(select(mapper.class_)).first()
+            assert (row is not None) == (mapper.local_table.name in tables), mapper
         with pytest.raises(IntegrityError, match="append-only"):
             session.execute(text("DELETE FROM ms_measurement"))
+    database.close()
+
+
+def test_devices_of_the_first_schema_go_on(url: str, path: Path) -> None:
+    path.parent.mkdir()
+    database = Database.connect(url, create=True)
+    with database.session() as session:
+        command.upgrade(schema.alembic_config(session.connection()), "v0.1.0")
+        row = {"name": "epyc-1a2b", "kind": "local", "now": "2026-01-02 03:04:05.000000+00:00"}
+        columns = "(name, kind, facts, created_at) VALUES (:name, :kind, '{}', :now)"
+        session.execute(text(f"INSERT INTO ms_device {columns}"), row)
+    assert database.upgrade() == "v0.1.0"
+    with database.session(read_only=True) as session:
+        device = session.scalars(select(Device)).one()
+        assert (device.name, device.model, device.state, device.connected) == ("epyc-1a2b", None, "active", False)
     database.close()
 
 
@@ -106,7 +124,7 @@ def test_newest_revision_is_frozen() -> None:
 def test_older_database_names_the_command_and_is_left_alone(sqlite: Database, later: Path) -> None:
     with pytest.raises(NotReady, match=r"older than .* `milliseek db upgrade`"):
         Database.open(sqlite.url)
-    assert sqlite.revision == "v0.1.0"
+    assert sqlite.revision == FROZEN[-1].stem
 
 
 def test_upgrade_rebuilds_tables_and_keeps_rows_and_references(path: Path, later: Path) -> None:
@@ -132,7 +150,7 @@ def test_failed_upgrade_changes_nothing(path: Path, later: Path) -> None:
         database.upgrade()
     assert database.revision == "v0.1.0"
     with database.session(read_only=True) as session:
-        assert session.scalars(select(Device)).one().name == "epyc-1a2b"
+        assert session.scalar(text("SELECT name FROM ms_device")) == "epyc-1a2b"
     database.close()
 
 
@@ -179,15 +197,21 @@ def test_optuna_comes_second(database: Database) -> None:
     Database.open(database.url).close()
 
 
-def test_optuna_comes_first(path: Path) -> None:
+def test_optuna_comes_first(url: str, path: Path) -> None:
     path.parent.mkdir()
-    url = f"sqlite:///{path}"
     optuna_study(url)
     database = Database.open(url)
     assert database.revision == schema.HEAD
     storage = optuna.storages.RDBStorage(url)
     assert [study.study_name for study in optuna.get_all_study_summaries(storage)] == ["s"]
     storage.engine.dispose()
+    database.close()
+
+
+def test_journal_is_ours_even_if_optuna_came_first(path: Path) -> None:
+    path.parent.mkdir()
+    optuna_study(f"sqlite:///{path}")
+    database = Database.open(f"sqlite:///{path}")
     with database.session(read_only=True) as session:
         assert session.connection().exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
     database.close()
