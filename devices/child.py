@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -11,8 +12,8 @@ import tempfile
 import time
 from contextlib import suppress
 
-from .. import errors
-from .wire import FrameReader, Header, encode
+from .. import config, errors
+from .wire import FrameReader, Header, opening
 
 _CHUNK = 1 << 20
 _GRACE_S = 5.0
@@ -20,6 +21,12 @@ _GRACE_S = 5.0
 
 class ChildDied(Exception):
     """The worker crashed or was killed for taking too long; the text says which, in words for the user."""
+
+
+def _environment() -> dict[str, str]:
+    """That of this process, less its token, which no model file needs to know, and with one thread per library."""
+    kept = {name: value for name, value in os.environ.items() if name != config.TOKEN_VARIABLE}
+    return {**kept, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 
 
 def _rebuild(problem: dict[str, str]) -> errors.MilliseekError:
@@ -43,12 +50,15 @@ class Child:
             stderr=self._stderr,
             bufsize=0,
             start_new_session=True,
-            env={**os.environ, "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=_environment(),
         )
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin.fileno(), self._process.stdout.fileno()
         os.set_blocking(self._stdin, False)
+        if hasattr(fcntl, "F_SETPIPE_SZ"):
+            with suppress(PermissionError):  # over the user's quota of pipe buffers: slower, that is all
+                fcntl.fcntl(self._stdin, fcntl.F_SETPIPE_SZ, _CHUNK)
         self._frames = FrameReader()
 
     @property
@@ -63,7 +73,8 @@ class Child:
         exception of this process while waiting (ctrl-C) ends the worker, as an answer would be left over.
         """
         try:
-            answer, data = self._exchange(encode(header, payload), time.monotonic() + time_limit_s, time_limit_s)
+            request = [memoryview(part) for part in (opening(header, len(payload)), payload) if part]
+            answer, data = self._exchange(request, time.monotonic() + time_limit_s, time_limit_s)
         except BaseException:
             self.close(at_once=True)
             raise
@@ -72,6 +83,10 @@ class Child:
         if bug := answer.get("bug"):
             raise RuntimeError(f"the worker failed:\n{bug}")
         return answer, data
+
+    def kill(self) -> None:
+        """End the worker from another thread than the one that asks it, which is then told of its death."""
+        self._process.kill()
 
     def close(self, *, at_once: bool = False) -> None:
         """End the worker: by the end of its input, or by a signal when it does not heed that."""
@@ -89,8 +104,7 @@ class Child:
         self._process.stdout.close()
         self._stderr.close()
 
-    def _exchange(self, request: bytes, deadline: float, time_limit_s: float) -> tuple[Header, bytes]:
-        unsent = memoryview(request)
+    def _exchange(self, unsent: list[memoryview], deadline: float, time_limit_s: float) -> tuple[Header, bytes]:
         poll = select.poll()
         poll.register(self._stdin, select.POLLOUT)
         poll.register(self._stdout, select.POLLIN)
@@ -111,9 +125,10 @@ class Child:
                 else:
                     raise ChildDied(self._cause_of_death())
 
-    def _send(self, unsent: memoryview) -> memoryview:
+    def _send(self, unsent: list[memoryview]) -> list[memoryview]:
         with suppress(BlockingIOError, BrokenPipeError):  # a broken pipe shows as the end of its output too
-            return unsent[os.write(self._stdin, unsent) :]
+            left = unsent[0][os.write(self._stdin, unsent[0]) :]
+            return [left, *unsent[1:]] if left else unsent[1:]
         return unsent
 
     def _cause_of_death(self) -> str:

@@ -25,11 +25,16 @@ class LocalDevice:
 
     One instance is one sitting: its visits share the best probe, also when the worker had to be replaced after
     a model crashed it or hung in it. Safe to call from several threads, one call at a time.
+
+    `time_limit_s` and `memory_limit_bytes` (None: three quarters of the machine, at least 2 GiB) hold for the calls
+    from then on. They may be set between two calls: with them a job brings its own.
     """
 
     def __init__(self, target: Target, config: ProtocolConfig | None = None) -> None:
         self.target = target
         self.config = config or ProtocolConfig()
+        self.time_limit_s = self.config.time_limit_s
+        self.memory_limit_bytes: int | None = None
         self.probe_best_ms: float | None = None
         self._child: Child | None = None
         self._lock = threading.Lock()
@@ -52,6 +57,11 @@ class LocalDevice:
         child, self._child = self._child, None
         if child:
             child.close(at_once=at_once)
+
+    def interrupt(self) -> None:
+        """Kill the worker, if there is one: the call under way in another thread ends as if it had crashed."""
+        if child := self._child:
+            child.kill()
 
     def optimise(self, model: bytes, *, hollow: bool = False) -> bytes:
         """The graph that the runtime executes for `model`, to be loaded with optimisation disabled.
@@ -78,7 +88,7 @@ class LocalDevice:
         `optimise` is True for a user's file, False for what `optimise` gave and for one-kernel models. A model
         that the runtime refuses, crashes on or hangs in yields visits with an `error`.
         """
-        limit_s = self.config.time_limit_s + visits * self.config.patience_ms / 1e3
+        limit_s = self.time_limit_s + visits * self.config.patience_ms / 1e3
         try:
             answer, _ = self._ask({"op": "measure", "optimise": optimise, "visits": visits}, model, limit_s)
         except ChildDied as death:
@@ -95,7 +105,7 @@ class LocalDevice:
 
     def _ask_or_raise(self, request: Header, model: bytes, doing: str) -> tuple[Header, bytes]:
         try:
-            return self._ask(request, model, self.config.time_limit_s)
+            return self._ask(request, model, self.time_limit_s)
         except ChildDied as death:
             raise MeasurementError(
                 f"The runtime failed while {doing} the model: {death}",
@@ -104,16 +114,15 @@ class LocalDevice:
 
     def _ask(self, request: Header, model: bytes, limit_s: float) -> tuple[Header, bytes]:
         with self._lock:
-            if self._child is None:
-                self._child = self._start()
+            child = self._child or self._start()
             try:
-                return self._child.ask(request, model, limit_s)
+                return child.ask({**request, "memory_limit_bytes": self.memory_limit_bytes}, model, limit_s)
             except (ChildDied, KeyboardInterrupt):
                 self.close(at_once=True)
                 raise
 
     def _start(self) -> Child:
-        child = Child(_WORKER_MODULE)
+        child = self._child = Child(_WORKER_MODULE)
         start = {
             "op": "start",
             "target": str(self.target),
@@ -123,10 +132,11 @@ class LocalDevice:
         try:
             child.ask(start, b"", _START_LIMIT_S)
         except ChildDied as death:
+            self.close(at_once=True)
             raise MeasurementError(
                 f"The measuring process does not start: {death}", "Check the installation of the runtime."
             ) from death
         except BaseException:
-            child.close(at_once=True)
+            self.close(at_once=True)
             raise
         return child

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,8 +21,9 @@ from .tensors import integers, is_small_integer, made_up, static_shape
 _PROVIDERS = ["CPUExecutionProvider"]
 _MODEL = "model.onnx"
 _ZEROS_BYTES = 1 << 30
+_CONSTANTS = "constants"
 _HOLLOW = {
-    "session.optimized_model_external_initializers_file_name": "constants",
+    "session.optimized_model_external_initializers_file_name": _CONSTANTS,
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
     "session.disable_prepacking": "1",  # it is never run
 }
@@ -78,6 +80,8 @@ class OnnxRuntime:
         """
         with _folder(model) as folder:
             path = folder / "optimised.onnx"
+            if hollow:
+                (folder / _CONSTANTS).symlink_to(os.devnull)  # nobody reads them
             _new_session(folder / _MODEL, target, optimise=True, write_to=path, entries=_HOLLOW if hollow else {})
             return path.read_bytes()
 

@@ -14,8 +14,13 @@ Header = dict[str, Any]
 
 def encode(header: Header, payload: bytes = b"") -> bytes:
     """One frame: the two lengths, the header as UTF-8 JSON, the payload."""
+    return opening(header, len(payload)) + payload
+
+
+def opening(header: Header, payload_bytes: int) -> bytes:
+    """What comes before the payload, so that a large one need not be copied."""
     text = json.dumps(header).encode()
-    return PREFIX.pack(len(text), len(payload)) + text + payload
+    return PREFIX.pack(len(text), payload_bytes) + text
 
 
 class FrameReader:
@@ -37,6 +42,7 @@ class FrameReader:
         if len(self._buffer) < end:
             return None
         header = json.loads(self._buffer[PREFIX.size : middle])
-        payload = bytes(self._buffer[middle:end])
+        with memoryview(self._buffer) as view:
+            payload = bytes(view[middle:end])
         del self._buffer[:end]
         return header, payload

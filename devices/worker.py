@@ -1,29 +1,25 @@
 """The process that runs models: `python -m milliseek.devices.worker`, frames on stdin and stdout.
 
 The first request is `start` (target, protocol, best probe of the sitting so far); after it come `optimise`,
-`shapes` and `measure`, each with a model as payload, each answered by one frame. An answer's header holds
-`error` (a MilliseekError) or `bug` (a traceback) when the request failed. End of input ends the process, even
-in the middle of a run.
+`shapes` and `measure`, each with a model as payload, each answered by one frame.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import gc
 import os
 import sys
-import threading
-import traceback
-from queue import SimpleQueue
+import tempfile
+from pathlib import Path
 
-from ..errors import InvalidInput, MilliseekError
+from ..errors import InvalidInput
+from .answering import answer_requests, limit_memory
 from .protocol import ProtocolConfig
 from .runtime import get_runtime
 from .sitting import Sitting
 from .target import Target, parse
-from .wire import FrameReader, Header, encode
+from .wire import Header
 
-_CHUNK = 1 << 20
 _LEAST_MEMORY_BYTES = 2 << 30
 _MEMORY_SHARE = 0.75
 
@@ -42,6 +38,7 @@ class Worker:
 
     def answer(self, request: Header, model: bytes) -> tuple[Header, bytes]:
         """Header and payload of the answer to one request."""
+        limit_memory(min(request["memory_limit_bytes"] or sys.maxsize, allowed_memory_bytes()))
         match request["op"]:
             case "optimise":
                 return {}, self._runtime.optimise(model, self._target, hollow=request["hollow"])
@@ -80,60 +77,24 @@ def pin(target: Target) -> None:
     os.sched_setaffinity(0, cores)
 
 
-def limit_memory() -> None:
-    """Keep a model that asks for more memory than there is from taking it from others: the runtime refuses it then."""
-    try:
-        import resource
-    except ModuleNotFoundError:  # not on Windows
-        return
+def allowed_memory_bytes() -> int:
+    """What a model may take at most here, so that one that asks for more is refused and costs nobody else anything."""
     machine_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = max(_LEAST_MEMORY_BYTES, int(_MEMORY_SHARE * machine_bytes))
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted if hard < 0 else min(wanted, hard), hard))
+    return max(_LEAST_MEMORY_BYTES, int(_MEMORY_SHARE * machine_bytes))
 
 
-def _read_requests(source: int, requests: SimpleQueue[tuple[Header, bytes]]) -> None:
-    """Queue what arrives; when the parent is gone, end at once, whatever the runtime is doing."""
-    frames = FrameReader()
-    while data := os.read(source, _CHUNK):
-        frames.feed(data)
-        while (frame := frames.take()) is not None:
-            requests.put(frame)
-    os._exit(0)
-
-
-def _write(destination: int, frame: bytes) -> None:
-    view = memoryview(frame)
-    while view:
-        view = view[os.write(destination, view) :]
+def leave_files() -> None:
+    """Go where no file is: a model may name any file below the working directory as its constants."""
+    folder = tempfile.mkdtemp(prefix="milliseek-")
+    os.chdir(folder)
+    Path(folder).rmdir()
 
 
 def main() -> None:
     """Serve requests until the input ends."""
-    source, destination = os.dup(0), os.dup(1)
-    # Native code prints where it likes; the pipe is for frames only.
-    os.dup2(2, 1)
-    with open(os.devnull, "rb") as nothing:  # noqa: PTH123 - a descriptor is all that is wanted
-        os.dup2(nothing.fileno(), 0)
-    limit_memory()
-    requests: SimpleQueue[tuple[Header, bytes]] = SimpleQueue()
-    threading.Thread(target=_read_requests, args=(source, requests), daemon=True).start()
-    worker: Worker | None = None
-    gc.freeze()
-    while True:
-        header, payload = requests.get()
-        try:
-            if worker is None:
-                worker = Worker(header)
-                answer: tuple[Header, bytes] = ({}, b"")
-            else:
-                answer = worker.answer(header, payload)
-        except MilliseekError as error:
-            problem = {"class": type(error).__name__, "message": error.message, "remedy": error.remedy}
-            answer = ({"error": problem}, b"")
-        except Exception:  # noqa: BLE001 - reported to the parent, which raises it there
-            answer = ({"bug": traceback.format_exc()}, b"")
-        _write(destination, encode(*answer))
+    leave_files()
+    limit_memory(allowed_memory_bytes())
+    answer_requests(lambda start: Worker(start).answer)
 
 
 if __name__ == "__main__":

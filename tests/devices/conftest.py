@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +17,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from milliseek.devices.protocol import ProtocolConfig
 from milliseek.devices.target import Target
+
+from .adbd import AdbServer, Phone
 
 
 def convolution(channels: int = 16) -> bytes:
@@ -50,6 +54,16 @@ def endless() -> bytes:
         numpy_helper.from_array(np.array(True), "go"),
     ]
     return _model([helper.make_node("Loop", ["rounds", "go", "x"], ["y"], body=body)], [4], constants)
+
+
+def hungry() -> bytes:
+    """A run that takes 1 GiB for a moment."""
+    constants = [numpy_helper.from_array(np.array([1 << 26, 4]), "shape")]
+    nodes = [
+        helper.make_node("Expand", ["x", "shape"], ["wide"]),
+        helper.make_node("ReduceMax", ["wide"], ["y"], axes=[0]),
+    ]
+    return _model(nodes, [4], constants)
 
 
 def failing() -> bytes:
@@ -185,6 +199,12 @@ MODELS: dict[str, dict[str, Callable[[], bytes]]] = {
 }
 
 
+@pytest.fixture
+def onnx_models() -> dict[str, Callable[[], bytes]]:
+    """Makers of ONNX files by name."""
+    return {**MODELS["onnxruntime"], "wide": lambda: convolution(256), "hungry": hungry}
+
+
 @pytest.fixture(params=list(MODELS))
 def here(request: pytest.FixtureRequest) -> Target:
     """A target of either runtime; tests that take it hold for both."""
@@ -207,3 +227,18 @@ def tflite() -> SimpleNamespace:
 def quick() -> ProtocolConfig:
     """A protocol for a busy machine: short visits, little patience."""
     return ProtocolConfig(visit_ms=2.0, slice_ms=1.0, patience_ms=50.0)
+
+
+@pytest.fixture(scope="session")
+def adb_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AdbServer]:
+    """An adb server of the tests' own."""
+    if shutil.which("adb") is None:
+        pytest.skip("the program adb is not installed: apt install adb")
+    with AdbServer(tmp_path_factory.mktemp("adb")) as server:
+        yield server
+
+
+@pytest.fixture
+def phone(tmp_path: Path) -> Phone:
+    """A phone that is not rooted."""
+    return Phone(tmp_path / "phone")

@@ -29,6 +29,22 @@ def test_optimised_graph_measures_like_the_file_itself(here: Target, model: byte
         assert device.probe_best_ms is not None
 
 
+def test_a_model_cannot_read_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "secret").write_bytes(bytes(4))
+    monkeypatch.chdir(tmp_path)
+    constant = onnx.TensorProto(name="w", data_type=onnx.TensorProto.UINT8, dims=[4])
+    constant.data_location = onnx.TensorProto.EXTERNAL
+    constant.external_data.add(key="location", value="secret")
+    cast = onnx.helper.make_node("Cast", ["w"], ["y"], to=onnx.TensorProto.INT32)
+    graph = onnx.helper.make_graph([cast], "g", [], [onnx.ValueInfoProto(name="y")], [constant])
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    with (
+        LocalDevice(Target("here", "onnxruntime", "fp32")) as device,
+        pytest.raises(MeasurementError, match="cannot load"),
+    ):
+        device.tensor_shapes(model.SerializeToString())
+
+
 @pytest.mark.parametrize("here", ["onnxruntime"], indirect=True)
 def test_onnx_runtime_fuses_what_it_executes(here: Target, model: bytes) -> None:
     with LocalDevice(here) as device:
