@@ -115,9 +115,9 @@ class Kernel:
 
     @property
     def groups(self) -> int:
-        """Groups of a convolution, 1 for anything else."""
+        """Groups of a convolution, 1 for anything else, also where a file says that there are none."""
         group = self.attribute("group")
-        return group if isinstance(group, int) else 1
+        return group if isinstance(group, int) and group > 0 else 1
 
     @cached_property
     def window(self) -> tuple[int, ...]:
@@ -190,16 +190,10 @@ class Kernel:
 
     @staticmethod
     def from_json(text: str) -> Kernel:
-        """The kernel that `to_json` wrote."""
-        content = json.loads(text)
-        return Kernel(
-            domain=content["domain"],
-            op_type=content["op_type"],
-            attributes=tuple((name, _decode(value)) for name, value in sorted(content["attributes"].items())),
-            inputs=tuple(_decode_spec(spec) for spec in content["inputs"]),
-            outputs=tuple(_decode_spec(spec) for spec in content["outputs"]),
-            opset=content["opset"],
-        )
+        """The kernel that `to_json` wrote; raises InvalidInput for any other text."""
+        from .kernel_json import kernel_from_json
+
+        return kernel_from_json(text)
 
 
 def _is_default(name: str, value: AttributeValue) -> bool:
@@ -246,26 +240,8 @@ def _encode(value: AttributeValue | tuple[int | float, ...]) -> Any:
     return value
 
 
-def _decode(value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(_decode(item) for item in value)
-    if isinstance(value, dict):
-        ((key, content),) = value.items()
-        if key == "tensor":
-            return TensorValue(content[0], tuple(content[1]), _decode(content[2]))
-        return GraphValue(*content) if key == "graph" else float(content)
-    return value
-
-
 def _encode_spec(spec: TensorSpec | None) -> Any:
     if spec is None:
         return None
     value = None if spec.value is None else _encode(spec.value)
     return [list(spec.shape), spec.dtype, spec.constant, value]
-
-
-def _decode_spec(spec: Any) -> TensorSpec | None:
-    if spec is None:
-        return None
-    shape, dtype, constant, value = spec
-    return TensorSpec(tuple(shape), dtype, constant, _decode(value))

@@ -11,10 +11,14 @@ from ..db.engine import Database
 from ..errors import StorageError
 
 
-def converted(database: Database, data: bytes, to: str, convert: Callable[[bytes], bytes]) -> bytes:
-    """`convert(data)`, or what it gave before; `to` names the outcome: `int8.tflite`. `cache` may be deleted."""
-    folder = database.artefacts.root.parent / "cache"
-    file = folder / f"{hashlib.sha256(data).hexdigest()}-{to}"
+def cache_folder(database: Database) -> Path:
+    """Where things lie that are made again when they are gone: `cache` beside the artefacts."""
+    return database.artefacts.root.parent / "cache"
+
+
+def converted(cache: Path, data: bytes, to: str, convert: Callable[[bytes], bytes]) -> bytes:
+    """`convert(data)`, or what it gave before; `to` names the outcome: `int8.tflite`."""
+    file = cache / f"{hashlib.sha256(data).hexdigest()}-{to}"
     if file.is_file():
         return file.read_bytes()
     result = convert(data)

@@ -10,13 +10,12 @@ import numpy as np
 
 from ..db.engine import Database
 from ..db.measurements import kernel_measurements
-from ..devices.local import LocalDevice
 from ..errors import MeasurementError, NotReady
 from ..kernels.kernel import Kernel
 from .measuring import Measurer
 from .physics import path
 from .report import ReferenceKernel
-from .targets import local_target
+from .targets import device_target, open_device
 from .versions import PredictorVersion
 
 REFERENCES = 12
@@ -107,17 +106,17 @@ def check(
 ) -> Drift:
     """Measure the predictor's reference kernels again, in rounds; every visit is stored.
 
-    Raises NotFound where the target is not of this machine, NotReady for a predictor without reference kernels,
+    Raises NotFound where the target's device does not measure, NotReady for a predictor without reference kernels,
     MeasurementError when fewer than half of them could be measured undisturbed.
     """
     references = version.predictor.report.references
-    target = local_target(database, version.predictor.target)
+    target = device_target(database, version.predictor.target)
     if not references:
         raise NotReady(
             f"The predictor {version.name} has no reference kernels.", f"Profile again: milliseek profile {target.name}"
         )
     kernels = [reference.kernel for reference in references]
-    with LocalDevice(target.target) as device:
+    with open_device(database, target) as device:
         measurer = Measurer(database, target, device)
         for round_ in range(visits + MORE_VISITS):
             wanted = kernels if round_ < visits else [k for k in kernels if k.hash not in measurer.quiet]
@@ -133,7 +132,7 @@ def check(
         failed = f", {len(measurer.failures)} fail in the runtime" if measurer.failures else ""
         raise MeasurementError(
             f"Only {len(best)} of {len(again)} reference kernels were undisturbed on {target.name}{failed}.",
-            "Stop other programs on this machine and check again.",
+            "Stop other programs on that machine and check again.",
         )
     return Drift(target.name, version.name, version.predictor.runtime_version, target.runtime_version, again)
 

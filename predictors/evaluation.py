@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..db.engine import Database
-from ..devices.local import LocalDevice
 from ..errors import MeasurementError
 from .accuracy import accuracy, coverage
+from .conversions import cache_folder
 from .measuring import Measurer
 from .networks import PreparedModel, prepare
-from .targets import LocalTarget
+from .targets import DeviceTarget, open_device
 
 VISITS = 5
 MORE_VISITS = 6
@@ -36,15 +36,15 @@ class MeasuredModel:
 
 def measure_models(
     database: Database,
-    target: LocalTarget,
+    target: DeviceTarget,
     files: Sequence[tuple[str, bytes]],
     *,
     visits: int = VISITS,
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[MeasuredModel]:
     """Measure (name, bytes) in rounds, so that the visits of one file lie apart in time; every visit is stored."""
-    prepared = [prepare(database, data, target, name) for name, data in files]
-    with LocalDevice(target.target) as device:
+    prepared = [prepare(cache_folder(database), data, target, name) for name, data in files]
+    with open_device(database, target) as device:
         measurer = Measurer(database, target, device)
         good: list[list[float]] = [[] for _ in files]
         seen: list[list[float]] = [[] for _ in files]

@@ -26,7 +26,7 @@ from ..devices.target import LOCAL, Target, parse
 from ..errors import InvalidInput, NotFound, StorageError
 from .predictor import from_bytes, to_bytes
 from .sum_model import SumModel
-from .targets import local_target, parse_target, register_target
+from .targets import device_target, parse_target, register_target
 from .versions import PredictorVersion, predictor_version
 
 FILE_FORMAT = 1
@@ -114,7 +114,7 @@ def import_predictor(database: Database, path: Path, as_target: str | None = Non
         predictor = replace(predictor, target=str(target))
         data = to_bytes(predictor)
     if target.device == local_facts().id:
-        local_target(database, str(target))
+        device_target(database, str(target))
     with database.session() as session:
         row = _registered(session, target, manifest)
         notes = _differences(manifest, row)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,13 +13,12 @@ from ..errors import MeasurementError
 from ..kernels.costs import is_view
 from ..kernels.kernel import Kernel
 from .accuracy import accuracy
-from .adaptation import bend
 from .correction import MIN_NETWORKS, NetworkSum, fit_correction
 from .drift import select_references
 from .kernel_model import FLOOR_MS, KernelModel, fit_kernel_model
 from .predictor import Predictor
 from .report import CurvePoint, Report, TestedKernel, TestedNetwork
-from .targets import LocalTarget
+from .targets import DeviceTarget
 
 MIN_KERNELS = 30
 HELD_OUT_SHARE = 0.1
@@ -46,43 +44,28 @@ def is_held_out(kernel: Kernel) -> bool:
 
 
 def fit_predictor(
-    target: LocalTarget,
+    target: DeviceTarget,
     measured: Mapping[Kernel, float],
     networks: Sequence[CalibrationNetwork],
     uses: Counter[Kernel],
     curve: Sequence[CurvePoint] = (),
     fit: Fit = fit_kernel_model,
-    bends: Sequence[float] = (1.0,),
 ) -> tuple[Predictor, dict[str, Any]]:
     """A predictor and its held-out accuracy, from kernels in milliseconds and whole networks.
 
-    `uses` counts the networks of the pool that have a kernel. Of the `bends` of the kernel model (see `adaptation`) the
-    one is taken that does best on networks left out. Raises MeasurementError when there is too little.
+    `uses` counts the networks of the pool that have a kernel. Raises MeasurementError when there is too little.
     """
     train = {kernel: latency_ms for kernel, latency_ms in measured.items() if not is_held_out(kernel)}
     if len(train) < MIN_KERNELS and fit is fit_kernel_model:
         raise MeasurementError(
             f"Only {len(train)} kernels could be measured on {target.name} undisturbed; {MIN_KERNELS} are needed.",
-            "Give a longer --budget, and stop other programs on this machine.",
+            "Give a longer --budget, and stop other programs on that machine.",
         )
     if len(networks) < MIN_NETWORKS:
         raise MeasurementError(
             f"Only {len(networks)} networks could be measured on {target.name} undisturbed; {MIN_NETWORKS} are needed.",
-            "Stop other programs on this machine and profile again.",
+            "Stop other programs on that machine and profile again.",
         )
-    found = [_fitted(target, train, measured, networks, uses, curve, partial(_bent, fit, factor)) for factor in bends]
-    return min(found, key=lambda pair: pair[1]["networks"]["mape"])
-
-
-def _fitted(
-    target: LocalTarget,
-    train: Mapping[Kernel, float],
-    measured: Mapping[Kernel, float],
-    networks: Sequence[CalibrationNetwork],
-    uses: Counter[Kernel],
-    curve: Sequence[CurvePoint],
-    fit: Fit,
-) -> tuple[Predictor, dict[str, Any]]:
     model = _fit(fit, train)
     tested = held_out_kernels(model, measured)
     sums = [network_sum(model, network.kernels) for network in networks]
@@ -103,11 +86,6 @@ def _fitted(
         held_out |= held_out_accuracy(tested)
     held_out["networks"] = {"networks": len(networks), **accuracy(np.array(left_out), lowest)}
     return Predictor(target.name, target.runtime_version, model, correction, report), held_out
-
-
-def _bent(fit: Fit, factor: float, kernels: Sequence[Kernel], latency_ms: np.ndarray) -> KernelModel:
-    model = fit(kernels, latency_ms)
-    return model if factor == 1 else bend(model, factor)
 
 
 def held_out_kernels(model: KernelModel, measured: Mapping[Kernel, float]) -> tuple[TestedKernel, ...]:

@@ -29,7 +29,7 @@ from ..kernels.onnx_reader import KernelUse
 from ..results import Prediction
 from .kernel_model import KernelModel
 from .latency_rows import Fields, LatencyRow, read_rows
-from .named_networks import model_operators, named_network
+from .named_networks import named_network
 from .predictor import Predictor, to_bytes
 from .report import Report, TestedNetwork
 from .sum_model import SumModel
@@ -199,11 +199,6 @@ def predict_operators(
     model = predictor.kernel_model
     assert isinstance(model, SumModel)
     return predictor.predict(fused(uses, model.fusion), name, notes)
-
-
-def predict_file(predictor: Predictor, data: bytes, file: str, name: str) -> Prediction:
-    """An ONNX or TFLite file on an imported device."""
-    return predict_operators(predictor, model_operators(data, file), name)
 
 
 def _rows(

@@ -8,16 +8,17 @@ import zlib
 from pathlib import Path
 
 from ..db.engine import Database
+from ..errors import InvalidInput
 from ..kernels.kernel import Kernel
-from .conversions import write_cached
-from .targets import LocalTarget
+from .conversions import cache_folder, write_cached
+from .targets import DeviceTarget
 
 
 class KernelCache:
     """Kernels in the order of execution by a key in words; one file for each target, runtime version and `subject`."""
 
-    def __init__(self, database: Database, target: LocalTarget, subject: str) -> None:
-        folder = database.artefacts.root.parent / "cache"
+    def __init__(self, database: Database, target: DeviceTarget, subject: str) -> None:
+        folder = cache_folder(database)
         name = f"{subject}-{target.name.replace('/', '_')}-{target.runtime_version}-{target.weight_bits}bit.json.gz"
         self._file: Path = folder / name
         self._known = _read(self._file)
@@ -59,5 +60,5 @@ def _read(file: Path) -> dict[str, tuple[Kernel, ...]]:
         content = json.loads(gzip.decompress(file.read_bytes()))
         kernels = [Kernel.from_json(text) for text in content["kernels"]]
         return {str(key): tuple(kernels[i] for i in indices) for key, indices in content["uses"].items()}
-    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, IndexError, AttributeError):
+    except (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, IndexError, AttributeError, InvalidInput):
         return {}

@@ -30,9 +30,9 @@ _SIMPLE = np.isin(TERMS, tuple(SIMPLE_TERMS))
 
 @dataclass(frozen=True)
 class PathModel:
-    """Model of one path: latency = `coefficients` . terms x exp(forest), then `scale` x latency ^ `exponent`.
+    """Model of one path: latency = `coefficients` . terms x exp(forest), then `scale` x latency + `offset_ms`.
 
-    `samples` kernels were measured; scale and exponent adapt the model of one target to another. `spread` is the
+    `samples` kernels were measured; scale and offset adapt the model of one target to another. `spread` is the
     disagreement (in logarithms) that is said of a model without a forest.
     """
 
@@ -40,7 +40,7 @@ class PathModel:
     forest: Forest | None
     samples: int
     scale: float = 1.0
-    exponent: float = 1.0
+    offset_ms: float = 0.0
     spread: float = UNKNOWN_SPREAD
 
     def predict(self, kernels: Sequence[Kernel], terms: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +53,7 @@ class PathModel:
         return self._adapted(physics * np.exp(trees.mean(axis=1))), trees.std(axis=1)
 
     def _adapted(self, latency_ms: np.ndarray) -> np.ndarray:
-        return np.asarray(self.scale * latency_ms**self.exponent)
+        return np.asarray(self.scale * latency_ms + self.offset_ms)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from ..spaces.groups import layer_groups
 from ..spaces.space import Space, named_space
 from .layer_kernels import layer_kernels
 from .splitting import joined_operations
-from .targets import local_target
+from .targets import device_target
 from .versions import PredictorVersion
 
 
@@ -47,7 +47,7 @@ def latency_table(
         with np.load(io.BytesIO(database.artefacts.read(stored.artefact_sha256)), allow_pickle=False) as archive:
             return _table(space_name, version, columns, archive["latency_ms"])
     predictor = version.predictor
-    target = local_target(database, predictor.target)
+    target = device_target(database, predictor.target)
     joined = joined_operations(target)
     blocks = [layer_groups(block_layers(hyperspace, key), joined, gated=bool(key.gated)) for key in keys]
     kernels = layer_kernels(database, target, {group for block in blocks for group in block}, on_progress)

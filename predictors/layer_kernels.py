@@ -11,33 +11,34 @@ from dataclasses import astuple, replace
 
 from ..db.engine import Database
 from ..devices.local import LocalDevice
+from ..devices.measuring_device import MeasuringDevice
 from ..kernels.kernel import Kernel
 from ..spaces.groups import LayerGroup
 from .kernel_cache import KernelCache
 from .splitting import split_groups
-from .targets import LocalTarget
+from .targets import DeviceTarget, open_device
 
 CHUNK = 50
 """Groups optimised together: enough to amortise a session, few enough for an optimiser that is quadratic in nodes."""
+ELSEWHERE = 4
 
 
 def layer_kernels(
     database: Database,
-    target: LocalTarget,
+    target: DeviceTarget,
     groups: Iterable[LayerGroup],
     on_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> dict[LayerGroup, tuple[Kernel, ...]]:
     """Kernels of groups of layers, in the order of execution.
 
-    What the runtime answered is kept in the folder `cache`. The runtime is asked in as many processes as there are
-    cores.
+    What the runtime answered is kept in the folder `cache`. The runtime is asked by several threads at a time.
     """
     cache = KernelCache(database, target, "groups")
     keys = {group: json.dumps([astuple(layer) for layer in group]) for group in groups}
     missing = sorted((group for group, key in keys.items() if key not in cache), key=keys.__getitem__)
     done = 0
     with ExitStack() as stack:
-        idle = [stack.enter_context(device) for device in split_devices(target)]
+        idle = [stack.enter_context(device) for device in split_devices(database, target)]
         pool = stack.enter_context(ThreadPoolExecutor(len(idle)))
 
         def ask(chunk: list[LayerGroup]) -> list[tuple[Kernel, ...]]:
@@ -57,8 +58,10 @@ def layer_kernels(
     return {group: cache[key] for group, key in keys.items()}
 
 
-def split_devices(target: LocalTarget) -> list[LocalDevice]:
-    """One worker on each core: they only optimise, nothing is timed."""
+def split_devices(database: Database, target: DeviceTarget) -> list[MeasuringDevice]:
+    """One worker on each core of this machine, a few elsewhere: they only optimise, nothing is timed."""
+    if target.kind != "local":
+        return [open_device(database, target) for _ in range(ELSEWHERE)]
     cores = sorted(os.sched_getaffinity(0))
     if target.target.threads > 1:
         return [LocalDevice(target.target)]

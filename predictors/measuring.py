@@ -3,32 +3,32 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 
 from ..db.engine import Database
 from ..db.measurements import NewMeasurement, add_measurements, get_or_create_kernels
-from ..devices.local import LocalDevice
+from ..devices.measuring_device import MeasuringDevice
 from ..devices.protocol import Visit
 from ..errors import InvalidInput, MeasurementError
 from ..kernels.kernel import Kernel
 from ..kernels.onnx_builder import one_kernel_model
 from ..kernels.tflite_builder import one_kernel_tflite
 from .networks import PreparedModel, store_prepared
-from .targets import LocalTarget
+from .targets import DeviceTarget
 
 BATCH = 64
-"""Kernel visits written in one transaction: what a crash can cost at most."""
+"""Kernel visits of this machine written in one transaction: what a crash can cost at most."""
 
 
 class Measurer:
-    """One sitting on a local target: measures kernels and networks and stores every visit.
+    """One sitting on a target: measures kernels and networks and stores every visit.
 
     A kernel that the runtime refuses is remembered in `failures` and skipped from then on; `visited` holds the hashes
     of all that were tried, `quiet` of those that had an undisturbed visit.
     """
 
-    def __init__(self, database: Database, target: LocalTarget, device: LocalDevice) -> None:
+    def __init__(self, database: Database, target: DeviceTarget, device: MeasuringDevice) -> None:
         self.database = database
         self.target = target
         self.device = device
@@ -44,17 +44,16 @@ class Measurer:
         goes_on: Callable[[], bool] = lambda: True,
         on_visit: Callable[[int], None] = lambda _: None,
     ) -> int:
-        """One visit for each kernel, until `goes_on` says no; returns the number of visits stored."""
+        """One visit for each kernel, until `goes_on` says no; returns the number of visits stored.
+
+        What a device elsewhere has under way then is still waited for.
+        """
         done = 0
         rows: list[tuple[Kernel, Visit, datetime]] = []
+        # A device elsewhere remembers what it measured until it is asked for more: then it must be stored.
+        batch = BATCH if self.target.kind == "local" else 1
         try:
-            for kernel in kernels:
-                if kernel.hash in self.failures:
-                    continue
-                if not goes_on():
-                    break
-                self.visited.add(kernel.hash)
-                visit = self._visit(kernel)
+            for kernel, visit in self.device.measure_many(self._files(kernels, goes_on)):
                 if visit.error is not None:
                     self.failures[kernel.hash] = visit.error
                     continue
@@ -63,25 +62,36 @@ class Measurer:
                     self.quiet.add(kernel.hash)
                 done += 1
                 on_visit(done)
-                if len(rows) == BATCH:
+                if len(rows) == batch:
                     self._store(rows)
                     rows = []
         finally:
             self._store(rows)
         return done
 
-    def _visit(self, kernel: Kernel) -> Visit:
-        try:
-            model = one_kernel_tflite(kernel) if kernel.domain == "tflite" else one_kernel_model(kernel)
-        except InvalidInput as error:  # control flow, strings: predicted from its bytes
-            return Visit.failed(error.message)
-        return self.device.measure(model, optimise=False)[0]
+    def _files(self, kernels: Iterable[Kernel], goes_on: Callable[[], bool]) -> Iterator[tuple[Kernel, bytes]]:
+        """Each kernel with a model file of it, made when it is asked for."""
+        for kernel in kernels:
+            if kernel.hash in self.failures:
+                continue
+            if not goes_on():
+                return
+            self.visited.add(kernel.hash)
+            try:
+                model = one_kernel_tflite(kernel) if kernel.domain == "tflite" else one_kernel_model(kernel)
+            except InvalidInput as error:  # control flow, strings: predicted from its bytes
+                self.failures[kernel.hash] = error.message
+                continue
+            yield kernel, model
 
     def measure_network(self, model: PreparedModel, name: str) -> Visit:
         """One visit of a whole network; raises MeasurementError if the runtime cannot run it."""
         visit = self.device.measure(model.data, optimise=True)[0]
         if visit.error is not None:
-            raise MeasurementError(f"{name} cannot be measured on {self.target.name}: {visit.error}", "")
+            raise MeasurementError(
+                f"{name} cannot be measured on {self.target.name}: {visit.error}",
+                "Try again when nothing else runs there, and check that it runs in the runtime alone.",
+            )
         sha256 = store_prepared(self.database, model, name)
         with self.database.session() as session:
             add_measurements(session, [self._row(visit, datetime.now(UTC), model_sha256=sha256)])

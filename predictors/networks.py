@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 
-from ..db.artefacts import save_artefact
+from ..db.artefacts import StagedArtefact, save_staged
 from ..db.engine import Database
 from ..db.networks import find_model, get_or_create_model
 from ..devices.runtime import ZEROS
@@ -20,16 +22,49 @@ from ..kernels.quantise import quantise_for_timing
 from ..kernels.skeleton import Format
 from ..kernels.tflite_file import check_tflite, fix_tflite_shapes, is_tflite, tflite_precision
 from ..spaces.hyperspace import Hyperspace
-from ..spaces.onnx_network import network_model, random_parameters
+from ..spaces.onnx_network import Precision, network_model, random_parameters
 from ..spaces.space import Space, drawn_subnet
 from ..spaces.tflite_network import tflite_model
 from .conversions import converted
-from .targets import LocalTarget
 
 QUANTISED_NOTE = "fp32 file quantised with random calibration, for timing only"
 CONVERTED_NOTE = "converted from ONNX to TFLite"
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Form(Protocol):
+    """What decides how a target wants its files; targets have it."""
+
+    @property
+    def format(self) -> Format:
+        """The format of the files that its runtime takes."""
+
+    @property
+    def precision(self) -> Precision:
+        """fp32 or int8."""
+
+    @property
+    def weight_bits(self) -> int:
+        """Bits of an int8 weight: 7 or 8."""
+
+
+@dataclass(frozen=True)
+class ModelForm:
+    """The form alone, without a target."""
+
+    format: Format
+    precision: Precision
+    weight_bits: int
+
+    @staticmethod
+    def of(form: Form) -> ModelForm:
+        """The form of a target."""
+        return ModelForm(form.format, form.precision, form.weight_bits)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields by name."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -57,7 +92,7 @@ class Outline:
     data: bytes
     precision: str
 
-    def runs_on(self, target: LocalTarget) -> bool:
+    def runs_on(self, target: Form) -> bool:
         """Whether the target runs the file as it is, neither converted nor quantised."""
         return target.format == "onnx" and (target.precision == "fp32" or self.precision == "int8")
 
@@ -67,6 +102,13 @@ def model_format(data: bytes) -> Format:
     return "tflite" if is_tflite(data) else "onnx"
 
 
+def model_precision(data: bytes, name: str) -> str:
+    """fp32 or int8: what a file is; raises InvalidInput."""
+    if is_tflite(data):
+        return tflite_precision(check_tflite(data, name=name))
+    return precision(check_model(data, name=name))
+
+
 def with_shapes(data: bytes, shapes: Shapes, name: str) -> bytes:
     """A checked copy with fixed input shapes; raises InvalidInput."""
     if is_tflite(data):
@@ -74,17 +116,17 @@ def with_shapes(data: bytes, shapes: Shapes, name: str) -> bytes:
     return fix_shapes(check_model(data, name=name), shapes, name=name).SerializeToString()
 
 
-def prepare(database: Database, data: bytes, target: LocalTarget, name: str) -> PreparedModel:
+def prepare(cache: Path, data: bytes, target: Form, name: str) -> PreparedModel:
     """The model as the target runs it.
 
     An ONNX file is converted for a TFLite runtime, an fp32 file quantised for an int8 target; both are remembered
-    in the folder `cache`. Raises InvalidInput.
+    in the folder `cache` (`conversions.cache_folder`). Raises InvalidInput.
     """
     notes: list[str] = []
     if is_tflite(data):
         if target.format != "tflite":
             raise InvalidInput(
-                f"{name} is a TFLite file, which {target.target.runtime} does not run.",
+                f"{name} is a TFLite file, which a runtime of ONNX files does not run.",
                 "Give an ONNX file, or a target such as local/litert/fp32.",
             )
         fixed = fix_tflite_shapes(check_tflite(data, name=name), {}, name=name)
@@ -94,17 +136,17 @@ def prepare(database: Database, data: bytes, target: LocalTarget, name: str) -> 
         if target.format == "onnx":
             if target.precision == "int8" and precision(model) == "fp32":
                 bits = target.weight_bits
-                quantised = converted(database, fixed, f"{bits}bit.onnx", lambda data: quantise_for_timing(data, bits))
+                quantised = converted(cache, fixed, f"{bits}bit.onnx", lambda data: quantise_for_timing(data, bits))
                 return PreparedModel(quantised, (QUANTISED_NOTE,))
             return PreparedModel(fixed)
         if precision(model) == "int8":
             raise InvalidInput(
                 f"{name} is a quantised ONNX file, which cannot be converted to TFLite.", "Give the fp32 file."
             )
-        fixed = converted(database, fixed, "fp32.tflite", onnx_to_tflite)
+        fixed = converted(cache, fixed, "fp32.tflite", onnx_to_tflite)
         notes.append(CONVERTED_NOTE)
     if target.precision == "int8" and tflite_precision(fixed) == "fp32":
-        fixed = converted(database, fixed, "int8.tflite", quantise_tflite_for_timing)
+        fixed = converted(cache, fixed, "int8.tflite", quantise_tflite_for_timing)
         notes.append(QUANTISED_NOTE)
     return PreparedModel(fixed, tuple(notes))
 
@@ -134,8 +176,18 @@ def store_network(database: Database, data: bytes, name: str) -> str:
 
 def keep_network(database: Database, data: bytes, name: str, form: str) -> str:
     """Keep a file that was checked, or a skeleton; returns its SHA-256."""
+    return keep_staged(database, stage_network(database, data), name, form)
+
+
+def stage_network(database: Database, data: bytes) -> StagedArtefact:
+    """Write a file that is still being checked."""
+    return database.artefacts.stage(data, "model", durable=False)
+
+
+def keep_staged(database: Database, staged: StagedArtefact, name: str, form: str) -> str:
+    """Keep a file that was checked meanwhile; returns its SHA-256."""
     with database.session() as session:
-        sha256 = save_artefact(session, database.artefacts, data, "model", durable=False)
+        sha256 = save_staged(session, staged)
         get_or_create_model(session, sha256, format=form, name=name)
     return sha256
 
@@ -157,7 +209,7 @@ def load_network(database: Database, sha256: str) -> tuple[bytes, str]:
 
 
 def sample_networks(
-    sources: Sequence[Hyperspace | Space], count: int, target: LocalTarget, rng: np.random.Generator
+    sources: Sequence[Hyperspace | Space], count: int, target: Form, rng: np.random.Generator
 ) -> list[tuple[str, PreparedModel]]:
     """(name, file with random weights) of random subnets, in turn from each space or hyperspace."""
     found = []

@@ -96,7 +96,7 @@ def transposition(kernel: Kernel) -> str:
 
     Axes of size 1, and axes that stay neighbours, count as one; `copy` moves nothing.
     """
-    out = kernel.outputs[0]
+    out = kernel.outputs[0] if kernel.outputs else None
     perm = kernel.ints("perm") or tuple(reversed(range(len(out.shape) if out is not None else 0)))
     if out is None or len(perm) != len(out.shape):
         return "general"

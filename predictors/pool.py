@@ -16,7 +16,7 @@ import numpy as np
 
 from ..db.engine import Database
 from ..db.measurements import ModelMeasurement
-from ..errors import MilliseekError
+from ..errors import InvalidInput, MeasurementError, MilliseekError
 from ..kernels.costs import is_view, macs, weight_bytes
 from ..kernels.kernel import Kernel
 from ..kernels.prior import prior_networks
@@ -28,7 +28,7 @@ from .layer_kernels import layer_kernels, split_devices
 from .networks import PreparedModel, prepare_prior, sample_networks
 from .physics import path
 from .splitting import joined_operations, split_network
-from .targets import LocalTarget
+from .targets import DeviceTarget
 
 MAX_POOL_GROUPS = 6000
 DRAWN_NETWORKS = 2000
@@ -94,7 +94,7 @@ def drawn_order(weights: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def make_pool(
     database: Database,
-    target: LocalTarget,
+    target: DeviceTarget,
     sources: Sequence[Hyperspace | Space],
     *,
     published: bool,
@@ -131,7 +131,7 @@ def make_pool(
 
 
 def stored_candidates(
-    database: Database, target: LocalTarget, rows: Sequence[ModelMeasurement]
+    database: Database, target: DeviceTarget, rows: Sequence[ModelMeasurement]
 ) -> dict[str, Candidate]:
     """The candidates, by name, that stored measurements of networks are of.
 
@@ -178,7 +178,7 @@ def _by_turns(candidates: Iterable[Candidate]) -> list[Candidate]:
 
 
 def _published(
-    database: Database, target: LocalTarget, time_limit_s: float, on_progress: OnProgress
+    database: Database, target: DeviceTarget, time_limit_s: float, on_progress: OnProgress
 ) -> list[Candidate]:
     """Published networks with their kernels; those not in the cache are split until the time is over."""
     cache = KernelCache(database, target, "networks")
@@ -187,7 +187,7 @@ def _published(
     missing = [candidate for candidate in wanted if candidate.name not in cache]
     started = time.monotonic()
     with ExitStack() as stack:
-        devices = [stack.enter_context(device) for device in split_devices(target)]
+        devices = [stack.enter_context(device) for device in split_devices(database, target)]
         executor = stack.enter_context(ThreadPoolExecutor(len(devices)))
         idle = list(devices)
 
@@ -195,7 +195,7 @@ def _published(
             device = idle.pop()  # as many threads as devices: one is always there
             try:
                 return tuple(use.kernel for use in split_network(device, candidate.load().data))
-            except MilliseekError:
+            except (InvalidInput, MeasurementError):
                 return ()  # this runtime, or its version, does not take it: nothing to measure there
             finally:
                 idle.append(device)
@@ -220,7 +220,7 @@ def _same(model: PreparedModel) -> PreparedModel:
 
 def _layer_uses(
     database: Database,
-    target: LocalTarget,
+    target: DeviceTarget,
     sources: Sequence[Hyperspace | Space],
     limit: int,
     rng: np.random.Generator,

@@ -17,7 +17,8 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..kernels.kernel import Kernel
-from ..results import KernelLatency, Prediction
+from ..kernels.kernel_json import SPEC_REMEDY
+from ..results import KernelLatencies, KernelLatency, Prediction
 from .correction import Correction, NetworkSum, kernel_terms
 from .features import FEATURES
 from .forest import Forest
@@ -26,7 +27,9 @@ from .physics import TERMS
 from .report import Report
 from .sum_model import SumModel
 
-FORMAT = 2
+FORMAT = 3
+MAX_SPEC_BYTES = 16 * 1024
+"""Of one kernel in an answer; a spec is ASCII. Longer ones hold a subgraph or a tensor as an attribute."""
 MAX_UNPACKED_BYTES = 1 << 30
 """Bytes of all arrays together; what says more is a bomb."""
 _DAMAGE = (
@@ -73,11 +76,39 @@ class Predictor:
         below, above = self.correction.interval_at(network.spread)
         order = np.argsort(-each_ms * times, kind="stable")
         breakdown = tuple(
-            KernelLatency(unique[i].kind, unique[i].config, float(each_ms[i]), int(times[i]), bool(covered[i]))
-            for i in order
+            _kernel_latency(unique[i], float(each_ms[i]), int(times[i]), covered=bool(covered[i])) for i in order
         )
         interval = (total_ms * (1 - below), total_ms * (1 + above))
         return Prediction(self.target, name, total_ms, interval, uncovered, breakdown, tuple(notes))
+
+    def predict_each(self, kernels: Sequence[Kernel], name: str) -> KernelLatencies:
+        """Latencies of single kernels, each its share of a network's; `name` as in `predict`.
+
+        Raises InvalidInput for sizes that no device could have.
+        """
+        try:
+            found = self.kernel_model.predict(kernels)
+            each_ms = self._corrected(kernels, found.latency_ms)
+        except ArithmeticError as error:
+            raise InvalidInput(
+                "The sizes of a kernel are beyond any device, or contradict each other.", SPEC_REMEDY
+            ) from error
+        if not np.isfinite(each_ms).all():
+            raise InvalidInput("The sizes of a kernel are beyond any device.", SPEC_REMEDY)
+        return KernelLatencies(
+            tuple(
+                _kernel_latency(kernel, float(ms), 1, covered=bool(covered))
+                for kernel, ms, covered in zip(kernels, each_ms, found.covered, strict=True)
+            ),
+            name,
+        )
+
+
+def _kernel_latency(kernel: Kernel, latency_ms: float, count: int, *, covered: bool) -> KernelLatency:
+    spec = kernel.to_json()
+    return KernelLatency(
+        kernel.kind, kernel.config, latency_ms, count, covered, spec if len(spec) <= MAX_SPEC_BYTES else ""
+    )
 
 
 def to_bytes(predictor: Predictor) -> bytes:
@@ -106,7 +137,7 @@ def to_bytes(predictor: Predictor) -> bytes:
                 "samples": path.samples,
                 "forest": path.forest is not None,
                 "scale": path.scale,
-                "exponent": path.exponent,
+                "offset_ms": path.offset_ms,
                 "spread": path.spread,
             }
             for name, path in kernel_model.paths.items()
@@ -162,11 +193,11 @@ def _paths(manifest: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> Ker
         coefficients = arrays[f"{i}.coefficients"]
         if coefficients.shape != (len(TERMS),) or not np.isfinite(coefficients).all():
             raise ValueError("a path has no coefficient for each term")
-        scale, exponent, spread = float(entry["scale"]), float(entry["exponent"]), float(entry["spread"])
-        if not (math.isfinite(scale) and scale > 0 and math.isfinite(exponent) and 0 <= spread < math.inf):
+        scale, offset_ms, spread = float(entry["scale"]), float(entry["offset_ms"]), float(entry["spread"])
+        if not (math.isfinite(scale) and scale > 0 and math.isfinite(offset_ms) and 0 <= spread < math.inf):
             raise ValueError("a path is adapted by something that is no factor")
         samples = int(entry["samples"])
-        paths[str(entry["name"])] = PathModel(coefficients, forest, samples, scale, exponent, spread)
+        paths[str(entry["name"])] = PathModel(coefficients, forest, samples, scale, offset_ms, spread)
     if ANY_PATH not in paths:
         raise ValueError("the model for kernels without data is missing")
     return KernelModel(paths)

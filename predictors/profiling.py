@@ -16,12 +16,12 @@ from ..db.artefacts import save_artefact
 from ..db.engine import Database
 from ..db.measurements import kernel_measurements, model_measurements
 from ..db.predictors import add_predictor, latest_predictor
-from ..devices.local import LocalDevice
-from ..errors import InvalidInput, NotReady
+from ..devices.measuring_device import MeasuringDevice
+from ..errors import InvalidInput, MeasurementError, NotReady
 from ..kernels.kernel import Kernel
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.space import Space
-from .adaptation import BENDS, adapt
+from .adaptation import adapt
 from .fitting import (
     MIN_KERNELS,
     CalibrationNetwork,
@@ -40,7 +40,7 @@ from .predictor import Predictor, to_bytes
 from .report import CurvePoint
 from .splitting import split_network
 from .sum_model import SumModel
-from .targets import LocalTarget
+from .targets import DeviceTarget, open_device
 from .versions import PredictorVersion
 
 SECONDS_PER_NETWORK, SECONDS_PER_NETWORK_ADAPTED = 20.0, 3.0
@@ -72,7 +72,7 @@ class Profile:
 
 def profile(
     database: Database,
-    target: LocalTarget,
+    target: DeviceTarget,
     sources: Sequence[Hyperspace | Space],
     budget_s: float,
     *,
@@ -119,8 +119,7 @@ def profile(
         fit = partial(adapt, base.predictor.kernel_model)
     networks = run.measure(pool, fit, max_kernels)
     on_progress("fitting", 1, 1)
-    bends = BENDS if base is not None else (1.0,)
-    predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit, bends)
+    predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit)
     return _store(database, target, predictor, held_out, run, len(networks))
 
 
@@ -153,7 +152,7 @@ class _Run:
     def __init__(
         self,
         database: Database,
-        target: LocalTarget,
+        target: DeviceTarget,
         plan: _Plan,
         since: datetime | None,
         rng: np.random.Generator,
@@ -175,7 +174,7 @@ class _Run:
 
         The visits of one kernel or network lie apart, so that no single slow minute spoils all of them.
         """
-        with LocalDevice(self.target.target) as device:
+        with open_device(self.database, self.target) as device:
             measurer = Measurer(self.database, self.target, device)
             candidates = [*pool.candidates, *self._recalled(pool)]
             self._visit_networks(measurer, candidates, self.plan.at(0.2))
@@ -210,7 +209,7 @@ class _Run:
             self._models[candidate.name] = candidate.load()
         return self._models[candidate.name]
 
-    def _split(self, device: LocalDevice, candidate: Candidate) -> tuple[Kernel, ...]:
+    def _split(self, device: MeasuringDevice, candidate: Candidate) -> tuple[Kernel, ...]:
         return tuple(use.kernel for use in split_network(device, self._model(candidate).data))
 
     def _visit_networks(self, measurer: Measurer, candidates: Sequence[Candidate], until: float) -> None:
@@ -218,7 +217,12 @@ class _Run:
             if self.plan.spent(until, enough=sum(map(bool, self._visits.values())) >= ENOUGH_NETWORKS):
                 return
             self._show("measuring networks")
-            visit = measurer.measure_network(self._model(candidate), candidate.name)
+            try:
+                visit = measurer.measure_network(self._model(candidate), candidate.name)
+            except MeasurementError:
+                if self.target.kind == "local":
+                    raise
+                continue  # that machine was busy all the time, or lost: there are other networks
             if not visit.disturbed and visit.latency_ms is not None:
                 self._visits[candidate.name].append(visit.latency_ms)
 
@@ -304,7 +308,7 @@ def _worth(model: KernelModel, kernels: Sequence[Kernel], pool: Pool) -> np.ndar
 
 
 def _store(
-    database: Database, target: LocalTarget, predictor: Predictor, held_out: dict[str, Any], run: _Run, networks: int
+    database: Database, target: DeviceTarget, predictor: Predictor, held_out: dict[str, Any], run: _Run, networks: int
 ) -> Profile:
     trained_on = sum(not is_held_out(kernel) for kernel in run.measured())
     with database.session() as session:

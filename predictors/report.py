@@ -137,7 +137,7 @@ class Report:
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Report:
-        """Inverse of `to_dict`; raises KeyError, TypeError, ValueError or AttributeError for anything else."""
+        """Inverse of `to_dict`; raises InvalidInput or a built-in error for anything else."""
         return cls(
             tuple(TestedKernel(str(each["hash"]), str(each["kind"]), *_latencies(each)) for each in content["kernels"]),
             tuple(TestedNetwork(str(each["name"]), *_latencies(each)) for each in content["networks"]),
@@ -166,8 +166,6 @@ def _latencies(entry: Mapping[str, Any]) -> tuple[float, float]:
 def _kernel(text: str) -> Kernel:
     kernel = Kernel.from_json(text)
     specs = [spec for spec in (*kernel.inputs, *kernel.outputs) if spec is not None]
-    if any(not isinstance(size, int) or size < 0 for spec in specs for size in spec.shape):
-        raise ValueError("a reference kernel has a tensor without sizes")
     if (elements := sum(spec.size for spec in specs)) > MAX_REFERENCE_ELEMENTS:
         raise ValueError(f"a reference kernel has {elements} elements")
     return kernel

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Self
 
@@ -10,37 +11,46 @@ import numpy as np
 
 from ..db.engine import Database
 from ..db.predictors import list_predictors
-from ..devices.local import LocalDevice
+from ..devices.measuring_device import MeasuringDevice
 from ..errors import InvalidInput
-from ..results import LatencyTable, Prediction, SubnetLatencies, TargetInfo
+from ..kernels.kernel import TFLITE_DOMAIN, Kernel
+from ..kernels.onnx_reader import KernelUse
+from ..results import KernelLatencies, LatencyTable, Prediction, SubnetLatencies, TargetInfo
 from ..spaces.space import Space, named_space
-from .imported import predict_file
+from .conversions import cache_folder
+from .imported import predict_operators
 from .latency_table import latency_table
 from .lookup import LatencyLookup
-from .networks import Outline, keep_network, load_network, model_format, outline, prepare
+from .model_reader import ModelReader
+from .networks import ModelForm, Outline, keep_staged, load_network, model_format, stage_network
 from .remembered import Remembered
-from .splitting import split_hollow, split_network
+from .splitting import split_hollow, split_whole
 from .sum_model import SumModel
-from .targets import LocalTarget, local_target
+from .targets import DeviceTarget, device_target, open_device, parse_target
 from .versions import PredictorVersion, newest_predictor
 
 REMEMBERED_OUTLINES = 256
 REMEMBERED_PREDICTIONS = 256
 REMEMBERED_TABLES = 8
+PATIENCE_S = 10.0
+"""Seconds that somebody who asks waits for the agent of a device to come back, where only the device can tell."""
+STAGED_UPLOADS = 4
 
 
 class LatencyService:
     """Predictions from stored predictors; safe to call from many threads, closed with `close`.
 
-    Models are split into kernels in a child process, and answers are remembered.
+    Models are parsed and split into kernels in child processes, and answers are remembered.
     """
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._workers: dict[str, tuple[LocalTarget, LocalDevice]] = {}
+        self._workers: dict[str, tuple[DeviceTarget, MeasuringDevice]] = {}
         self._outlines: Remembered[str, Outline] = Remembered(REMEMBERED_OUTLINES)
         self._predictions: Remembered[tuple[str, str], Prediction] = Remembered(REMEMBERED_PREDICTIONS)
         self._tables: Remembered[tuple[str, str], LatencyLookup] = Remembered(REMEMBERED_TABLES)
+        self._reader, self._preparer = ModelReader(), ModelReader()  # uploads do not wait for conversions
+        self._staging = ThreadPoolExecutor(STAGED_UPLOADS, thread_name_prefix="milliseek-staging")
         self._lock = threading.Lock()
         self._compiling = threading.Lock()
 
@@ -58,14 +68,27 @@ class LatencyService:
             workers, self._workers = list(self._workers.values()), {}
         for _, device in workers:
             device.close()
+        for reader in (self._reader, self._preparer):
+            reader.close()
+        self._staging.shutdown()
 
     def store_model(self, data: bytes, name: str) -> str:
         """Check and keep a model file; returns its SHA-256."""
-        outlined = outline(data, name)
-        sha256 = keep_network(self._database, data, name, model_format(data))
+        # Hashing and writing take as long as checking, and both leave Python to others meanwhile.
+        staging = self._staging.submit(stage_network, self._database, data)
+        try:
+            outlined = self._reader.outline(data, name)
+        except BaseException:
+            staging.result().discard()
+            raise
+        sha256 = keep_staged(self._database, staging.result(), name, model_format(data))
         if outlined is not None:
             self._outlines.put(sha256, outlined)
         return sha256
+
+    def predictor(self, target: str) -> str:
+        """Version of the newest predictor of a target."""
+        return newest_predictor(self._database, target).name
 
     def predict_model(self, sha256: str, target: str) -> Prediction:
         """Predict a stored model."""
@@ -76,6 +99,21 @@ class LatencyService:
         prediction = self._predict(sha256, version)
         self._predictions.put(key, prediction)
         return prediction
+
+    def predict_kernels(self, target: str, kernels: list[str]) -> KernelLatencies:
+        """Predict kernels given as JSON."""
+        version = newest_predictor(self._database, target)
+        parsed = [Kernel.from_json(text) for text in kernels]
+        runtime = parse_target(version.predictor.target).runtime
+        for position, kernel in enumerate(parsed):
+            if (kernel.domain == TFLITE_DOMAIN) != (
+                runtime != "onnxruntime"
+            ):  # imported tables speak TFLite's language
+                raise InvalidInput(
+                    f"Kernel {position} ({kernel.kind}) is not one that {runtime} executes.",
+                    f"Take kernels from predictions of {version.predictor.target}.",
+                )
+        return version.predictor.predict_each(parsed, version.name)
 
     def predict_subnets(self, space: str, target: str, genes: np.ndarray) -> SubnetLatencies:
         """Predict subnets of a space from the genes (subnets, genes)."""
@@ -112,19 +150,32 @@ class LatencyService:
 
     def _predict(self, sha256: str, version: PredictorVersion) -> Prediction:
         if isinstance(version.predictor.kernel_model, SumModel):
-            return predict_file(version.predictor, *load_network(self._database, sha256), version.name)
+            data, name = load_network(self._database, sha256)
+            return predict_operators(version.predictor, self._reader.operators(data, name), version.name)
         target, device = self._worker(version.predictor.target)
+        uses, notes = self._kernels(sha256, target, device)
+        return version.predictor.predict([use.kernel for use in uses], version.name, notes)
+
+    def _kernels(
+        self, sha256: str, target: DeviceTarget, device: MeasuringDevice
+    ) -> tuple[list[KernelUse], tuple[str, ...]]:
+        """What the target executes for a stored model, and what was changed in it for that."""
         outlined = self._outlines.get(sha256)
         if outlined is not None and outlined.runs_on(target) and (uses := split_hollow(device, outlined.data)):
-            return version.predictor.predict([use.kernel for use in uses], version.name)
+            return uses, ()
         data, name = load_network(self._database, sha256)
-        prepared = prepare(self._database, data, target, name)
-        uses = split_network(device, prepared.data)
-        return version.predictor.predict([use.kernel for use in uses], version.name, prepared.notes)
+        prepared = self._preparer.prepare(cache_folder(self._database), data, ModelForm.of(target), name)
+        outlined = self._reader.outline(prepared.data, name)
+        if outlined is None:
+            return self._reader.operators(prepared.data, name), prepared.notes
+        return split_hollow(device, outlined.data) or split_whole(device, prepared.data), prepared.notes
 
-    def _worker(self, name: str) -> tuple[LocalTarget, LocalDevice]:
+    def _worker(self, name: str) -> tuple[DeviceTarget, MeasuringDevice]:
         with self._lock:
             if name not in self._workers:
-                target = local_target(self._database, name)
-                self._workers[name] = target, LocalDevice(target.target)
+                target = device_target(self._database, name)
+                device = open_device(self._database, target, patience_s=PATIENCE_S)
+                if target.kind == "agent":  # it costs nothing, and its runtime may change while this runs
+                    return target, device
+                self._workers[name] = target, device
             return self._workers[name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from ..devices.local import LocalDevice
+from ..devices.measuring_device import MeasuringDevice
 from ..devices.runtime import ZEROS
 from ..errors import MeasurementError
 from ..kernels.kernel import Kernel
@@ -17,13 +17,13 @@ from ..spaces.groups import LayerGroup
 from ..spaces.layers import Op, is_stem
 from ..spaces.onnx_network import layers_model
 from ..spaces.tflite_network import layer_operators
-from .targets import LocalTarget
+from .targets import DeviceTarget
 
 _GRAPH_INPUT = re.compile(r"in:(\d+):\d+")
 """Names that `layers_model` gives to the inputs of groups."""
 
 
-def joined_operations(target: LocalTarget) -> tuple[Op, ...]:
+def joined_operations(target: DeviceTarget) -> tuple[Op, ...]:
     """Operations whose layers are split together with what feeds them: for `spaces.groups.layer_groups`.
 
     ONNX Runtime chooses the layout of a convolution before the classifier, and fuses an fp32 sum into a convolution.
@@ -34,17 +34,22 @@ def joined_operations(target: LocalTarget) -> tuple[Op, ...]:
     return ("linear",) if target.precision == "int8" else ("add", "linear")
 
 
-def split_network(device: LocalDevice, model: bytes) -> list[KernelUse]:
+def split_network(device: MeasuringDevice, model: bytes) -> list[KernelUse]:
     """Every node that the runtime executes for a model file."""
     if is_tflite(model):
         return split_tflite(model)
     if (uses := split_hollow(device, hollow(model, ZEROS))) is not None:
         return uses
+    return split_whole(device, model)
+
+
+def split_whole(device: MeasuringDevice, model: bytes) -> list[KernelUse]:
+    """The same for an ONNX model whose weights decide what is executed."""
     optimised = device.optimise(model)
     return split(optimised, device.tensor_shapes(instrument(optimised)))
 
 
-def split_hollow(device: LocalDevice, model: bytes) -> list[KernelUse] | None:
+def split_hollow(device: MeasuringDevice, model: bytes) -> list[KernelUse] | None:
     """The same for a hollow ONNX model (`kernels.onnx_hollow`); None where only the whole file tells."""
     try:
         optimised = device.optimise(model, hollow=True)
@@ -54,7 +59,9 @@ def split_hollow(device: LocalDevice, model: bytes) -> list[KernelUse] | None:
     return split(optimised, shapes) if shapes else None
 
 
-def split_groups(device: LocalDevice, groups: Sequence[LayerGroup], target: LocalTarget) -> list[tuple[Kernel, ...]]:
+def split_groups(
+    device: MeasuringDevice, groups: Sequence[LayerGroup], target: DeviceTarget
+) -> list[tuple[Kernel, ...]]:
     """Kernels that the runtime executes for each group of layers inside a network."""
     if target.format == "tflite":
         return layer_operators([layer for (layer,) in groups], target.precision)

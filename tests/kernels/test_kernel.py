@@ -56,14 +56,15 @@ BLOCKED = kernel(
 )
 
 dimensions = st.lists(st.integers(0, 70), max_size=4).map(tuple)
+integers = st.integers(-(2**63), 2**63 - 1)
 numbers = st.floats(width=32) | st.integers(-(2**63), 2**63 - 1)
 tuples = st.one_of(
-    st.lists(st.integers(), min_size=1, max_size=3).map(tuple),
+    st.lists(integers, min_size=1, max_size=3).map(tuple),
     st.lists(st.floats(allow_nan=False), min_size=1, max_size=3).map(tuple),
     st.lists(st.text(max_size=4), min_size=1, max_size=3).map(tuple),
 )
 values = (
-    st.integers()
+    integers
     | st.floats(allow_nan=False)
     | st.text(max_size=6)
     | tuples
@@ -75,13 +76,13 @@ specs = st.builds(
     dimensions,
     st.sampled_from([F32, "uint8", "int64", "bool"]),
     st.booleans(),
-    st.none() | st.lists(st.integers(), max_size=3).map(tuple),
+    st.none() | st.lists(integers, max_size=3).map(tuple),
 )
 kernels = st.builds(
     Kernel,
     st.sampled_from(["", "com.microsoft"]),
     st.text(min_size=1, max_size=8),
-    st.dictionaries(st.text(max_size=6), values, max_size=4).map(lambda found: tuple(sorted(found.items()))),
+    st.dictionaries(st.text("abc", max_size=6), values, max_size=4).map(lambda found: tuple(sorted(found.items()))),
     st.lists(st.none() | specs, max_size=4).map(tuple),
     st.lists(specs, max_size=2).map(tuple),
     st.integers(1, 30),
@@ -161,3 +162,8 @@ def test_bytes() -> None:
     assert costs.weight_bytes(CONV) == 4 * 24 * 16 * 9
     assert costs.weight_bytes(kernel("X", [const(5, dtype="int4")], act(1))) == 3
     assert costs.is_view(kernel("Flatten", [act(1, 4, 1, 1)], act(1, 4)))
+
+
+def test_a_file_that_says_no_groups_means_one():
+    add = Kernel("", "Add", (("group", 0),), (TensorSpec((1, 8), "float32"),) * 2, (TensorSpec((1, 8), "float32"),), 14)
+    assert add.groups == 1

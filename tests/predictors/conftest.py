@@ -11,7 +11,7 @@ import pytest
 from milliseek.db.engine import Database
 from milliseek.kernels.kernel import Kernel, TensorSpec
 from milliseek.predictors.profiling import Profile, profile
-from milliseek.predictors.targets import LocalTarget, local_target
+from milliseek.predictors.targets import DeviceTarget, device_target
 from milliseek.spaces import hyperspace as hyperspaces
 from milliseek.spaces.blocks import ONNXW_BLOCKS
 from milliseek.spaces.hyperspace import Hyperspace, Stage
@@ -100,7 +100,7 @@ class Profiled:
     """A database with a predictor of `target`, made from measurements of the hyperspace `mini32`."""
 
     database: Database
-    target: LocalTarget
+    target: DeviceTarget
     hyperspace: Hyperspace
     profile: Profile
 
@@ -118,7 +118,7 @@ def profiled(tmp_path_factory: pytest.TempPathFactory, mini: Hyperspace) -> Iter
     """Half a minute at most, for all tests of the room together."""
     folder: Path = tmp_path_factory.mktemp("profiled")
     database = Database.open(f"sqlite:///{folder / 'milliseek.db'}")
-    target = local_target(database, TARGET)
+    target = device_target(database, TARGET)
     made = profile(database, target, [mini], budget_s=12)
     yield Profiled(database, target, mini, made)
     database.close()

@@ -11,7 +11,7 @@ from milliseek.errors import NotFound, NotReady
 from milliseek.predictors import report
 from milliseek.predictors.drift import MIN_REFERENCE_MS, Drift, MeasuredAgain, check, select_references
 from milliseek.predictors.physics import path
-from milliseek.predictors.targets import local_target
+from milliseek.predictors.targets import device_target
 from milliseek.predictors.versions import predictor_version
 
 
@@ -87,7 +87,7 @@ def test_a_check_on_this_machine(database, made_up, keep):
     )
     assert (found.predictor, found.verdict, found.fitted_version) == (name, "faster", "1.0.0")
     assert 0 < found.factor < 0.5
-    target = local_target(database, made_up.target)
+    target = device_target(database, made_up.target)
     assert found.runtime_version == target.runtime_version
     assert rounds[:2] == [(1, 2), (2, 2)]
     with database.session(read_only=True) as session:

@@ -7,7 +7,7 @@ import pytest
 from milliseek.db.engine import Database
 from milliseek.errors import StorageError
 from milliseek.predictors.kernel_cache import KernelCache
-from milliseek.predictors.targets import local_target
+from milliseek.predictors.targets import device_target
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def database(tmp_path):
 
 @pytest.fixture
 def target(database):
-    return local_target(database, "local/onnxruntime/int8")
+    return device_target(database, "local/onnxruntime/int8")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from milliseek.devices.local import LocalDevice
 from milliseek.predictors import layer_kernels as module
 from milliseek.predictors.layer_kernels import layer_kernels
 from milliseek.predictors.splitting import joined_operations, split_groups, split_network
-from milliseek.predictors.targets import local_target
+from milliseek.predictors.targets import device_target
 from milliseek.spaces.groups import layer_groups
 from milliseek.spaces.hyperspace import ONNXW, TINY32
 from milliseek.spaces.onnx_network import layers_model, network_model, random_parameters
@@ -28,7 +28,7 @@ def database(tmp_path_factory):
 
 @pytest.fixture(scope="module", params=["onnxruntime/fp32", "onnxruntime/int8"])
 def target(request, database):
-    return local_target(database, f"local/{request.param}")
+    return device_target(database, f"local/{request.param}")
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def test_a_convolution_between_pooling_and_classifier_is_run_in_another_layout(d
 
 
 def test_the_layers_of_a_tflite_network_have_its_kernels(database):
-    target = local_target(database, "local/onnxruntime/int8")
+    target = device_target(database, "local/onnxruntime/int8")
     target = replace(target, target=replace(target.target, runtime="litert"))
     network = network_of((4, 1, 2, 5), 3)
     groups = groups_of(target, network)
@@ -91,7 +91,7 @@ def test_the_layers_of_a_tflite_network_have_its_kernels(database):
 
 def test_constants_that_the_runtime_shares_between_groups_join_nothing(database):
     """Equal scales become one, under the name of any of them."""
-    target = local_target(database, "local/onnxruntime/int8")
+    target = device_target(database, "local/onnxruntime/int8")
     groups = sorted(groups_of(target, network_of((1, 2, 3, 5), 0)), key=repr)
     with LocalDevice(target.target) as device:
         uses = split_network(device, layers_model(groups, "int8", 7))

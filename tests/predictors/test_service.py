@@ -1,15 +1,18 @@
 """From measurements on this machine to answers over the wire: profile, table, service."""
 
+import dataclasses
+
 import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from milliseek.client import LatencyClient
+from milliseek.client import Client
 from milliseek.db.artefacts import save_artefact
 from milliseek.db.predictors import add_predictor
 from milliseek.devices.local import LocalDevice
 from milliseek.errors import InvalidInput, NotFound, NotReady
+from milliseek.kernels.kernel import Kernel, TensorSpec
 from milliseek.predictors import latency_table as table_module
 from milliseek.predictors.evaluation import EvaluatedModel, measure_models, summary
 from milliseek.predictors.fitting import is_held_out
@@ -20,8 +23,9 @@ from milliseek.predictors.networks import QUANTISED_NOTE
 from milliseek.predictors.profiling import profile
 from milliseek.predictors.service import LatencyService
 from milliseek.predictors.splitting import split_network
-from milliseek.predictors.targets import local_target
+from milliseek.predictors.targets import device_target
 from milliseek.predictors.versions import newest_predictor
+from milliseek.rpc.convert import prediction_to_proto
 from milliseek.rpc.server import InProcessServer
 from milliseek.spaces.codes import encode_genes
 from milliseek.spaces.onnx_network import network_model, random_parameters
@@ -39,7 +43,7 @@ def service(profiled):
 
 @pytest.fixture(scope="module")
 def client(service):
-    with InProcessServer(service) as server, LatencyClient(server.address, timeout_s=120) as connected:
+    with InProcessServer(service) as server, Client(server.address, timeout_s=120) as connected:
         yield connected
 
 
@@ -95,7 +99,7 @@ def test_an_fp32_file_on_an_int8_target_is_quantised_and_says_so(service):
 def test_a_model_is_split_once(service, monkeypatch):
     sha256 = service.store_model(file_of(subnets_of(SPACE)[1]), "net.onnx")
     first = service.predict_model(sha256, TARGET)
-    for split in ("split_network", "split_hollow"):
+    for split in ("split_whole", "split_hollow"):
         monkeypatch.setattr(f"milliseek.predictors.service.{split}", lambda *_: pytest.fail("split again"))
     assert service.predict_model(sha256, TARGET) == first
 
@@ -163,6 +167,7 @@ def test_genes_that_are_no_subnets(service):
 def ask_everything(service, target):
     yield lambda: service.predict_model("0" * 64, target)
     yield lambda: service.predict_subnets(SPACE, target, encode_genes(subnets_of(SPACE)))
+    yield lambda: service.predict_kernels(target, [])
     yield lambda: service.latency_table(SPACE, target)
 
 
@@ -175,7 +180,7 @@ def test_unknown_targets(service, profiled):
 
 
 def test_a_target_without_a_predictor(service, profiled):
-    local_target(profiled.database, "local/onnxruntime/fp32")
+    device_target(profiled.database, "local/onnxruntime/fp32")
     for ask in ask_everything(service, "local/onnxruntime/fp32"):
         with pytest.raises(NotReady, match="no predictor") as caught:
             ask()
@@ -191,14 +196,14 @@ def test_malformed_targets(service):
 @pytest.mark.parametrize("target", ["local/onnxruntime/fp16", "local/onnxruntime+gpu/int8"])
 def test_targets_that_this_machine_cannot_be(profiled, target):
     with pytest.raises(InvalidInput, match="not supported"):
-        local_target(profiled.database, target)
+        device_target(profiled.database, target)
 
 
 def test_targets_of_other_machines_and_runtimes(profiled):
     with pytest.raises(NotFound, match="not this machine"):
-        local_target(profiled.database, "pixel6/onnxruntime/int8")
+        device_target(profiled.database, "pixel6/onnxruntime/int8")
     with pytest.raises(NotFound, match="runtime 'ncnn'"):
-        local_target(profiled.database, "local/ncnn/int8")
+        device_target(profiled.database, "local/ncnn/int8")
 
 
 def test_models_that_are_none(service):
@@ -223,6 +228,51 @@ def test_a_model_that_the_predictor_knows_little_of(service):
     assert [(k.kind, k.covered) for k in prediction.kernels if not k.covered] == [("Sin", False)]
 
 
+def test_kernels_of_a_prediction_asked_for_one_by_one(service):
+    prediction = service.predict_model(service.store_model(file_of(subnets_of(SPACE)[0]), "net.onnx"), TARGET)
+    specs = [kernel.spec for kernel in prediction.kernels]
+    latencies = service.predict_kernels(TARGET, [*specs, specs[0]])
+    assert latencies.predictor == prediction.predictor
+    assert {kernel.count for kernel in latencies.kernels} == {1}
+    assert [kernel.spec for kernel in latencies.kernels] == [*specs, specs[0]]
+    each = [(kernel.kind, kernel.config, kernel.latency_ms, kernel.covered) for kernel in latencies.kernels]
+    asked = [(kernel.kind, kernel.config, kernel.latency_ms, kernel.covered) for kernel in prediction.kernels]
+    assert each == [*asked, asked[0]]
+    assert service.predict_kernels(TARGET, []).kernels == ()
+
+
+def test_texts_that_are_no_kernels_of_the_target(service, make):
+    good = make.gemm(8, 8)
+    with pytest.raises(InvalidInput, match="should be a kernel is none"):
+        service.predict_kernels(TARGET, [good.to_json(), "{}"])
+    elsewhere = dataclasses.replace(good, domain="tflite", op_type="FULLY_CONNECTED")
+    with pytest.raises(InvalidInput, match=r"Kernel 1 \(FULLY_CONNECTED\) is not one that onnxruntime executes"):
+        service.predict_kernels(TARGET, [good.to_json(), elsewhere.to_json()])
+
+
+def test_kernels_of_impossible_sizes(service, make):
+    huge = TensorSpec((1 << 24, 1 << 24), "float32")
+    odd = (
+        dataclasses.replace(make.gemm(8, 8), inputs=(huge, huge), outputs=(huge,)),
+        dataclasses.replace(make.qconv(8, 8, 8), attributes=(("group", 1 << 40),)),
+        Kernel("", "Transpose", (("perm", (7, 8)),), (), (), 1),
+    )
+    latencies = service.predict_kernels(TARGET, [kernel.to_json() for kernel in odd])
+    assert all(0 < kernel.latency_ms < np.inf for kernel in latencies.kernels)
+    window = (("kernel_shape", (1 << 40,) * 64),)
+    beyond = Kernel("", "MaxPool", window, (huge,), (huge,), 12)
+    with pytest.raises(InvalidInput, match="sizes of a kernel are beyond any device"):
+        service.predict_kernels(TARGET, [beyond.to_json()])
+
+
+def test_an_answer_stays_small(service):
+    """Also that about a network of 200 different kernels, each with its spec."""
+    subnet = subnets_of(SPACE)[0]
+    prediction = service.predict_model(service.store_model(file_of(subnet), "net.onnx"), TARGET)
+    message = prediction_to_proto(prediction)
+    assert message.ByteSize() / len(prediction.kernels) < 600
+
+
 def test_the_targets(service, profiled):
     (info,) = service.targets()
     assert (info.name, info.predictor) == (profiled.target.name, profiled.profile.predictor)
@@ -236,7 +286,11 @@ def test_the_same_answers_over_the_wire(client, service):
     assert np.array_equal(near.latency_ms, far.latency_ms)
     assert (near.interval, near.predictor) == (far.interval, far.predictor)
     model = file_of(subnets_of(SPACE)[2])
-    assert client.predict(model, TARGET) == service.predict_model(service.store_model(model, "m"), TARGET)
+    prediction = client.predict(model, TARGET)
+    assert prediction == service.predict_model(service.store_model(model, "m"), TARGET)
+    specs = [kernel.spec for kernel in prediction.kernels]
+    assert client.predict_kernels(specs, TARGET) == service.predict_kernels(TARGET, specs)
+    assert client.predict_many([model, model], TARGET) == [prediction] * 2
     table = client.latency_table("mini32", TARGET)
     assert np.array_equal(table.latency_ms, service.latency_table("mini32", TARGET).latency_ms)
     assert LatencyLookup(table).subnets_ms(Space.decode(SPACE), genes) == pytest.approx(near.latency_ms)
@@ -289,7 +343,7 @@ def test_a_kernel_that_the_runtime_refuses_is_remembered_and_skipped(profiled, m
 
 def test_a_damaged_predictor_in_the_database_is_named(profiled):
     """A later version that is no predictor: stored properly, but of another kind."""
-    database, target = profiled.database, local_target(profiled.database, "local/onnxruntime/int8/2t")
+    database, target = profiled.database, device_target(profiled.database, "local/onnxruntime/int8/2t")
     with database.session() as session:
         sha256 = save_artefact(session, database.artefacts, b"no predictor", "predictor")
         add_predictor(
@@ -311,7 +365,7 @@ def test_the_next_profile_is_the_next_version(profiled):
 @pytest.mark.slow
 def test_a_like_target_starts_from_a_known_one(profiled):
     """The other core, or the same one under another name: few kernels are enough."""
-    target = local_target(profiled.database, TARGET + "@0")
+    target = device_target(profiled.database, TARGET + "@0")
     base = newest_predictor(profiled.database, TARGET)
     made = profile(profiled.database, target, [profiled.hyperspace], budget_s=8, base=base, max_kernels=20)
     assert made.predictor == f"{target.name}@1"
@@ -323,6 +377,6 @@ def test_a_like_target_starts_from_a_known_one(profiled):
 
 
 def test_adding_to_nothing_is_refused(profiled):
-    target = local_target(profiled.database, TARGET + "/2t@0-1")
+    target = device_target(profiled.database, TARGET + "/2t@0-1")
     with pytest.raises(NotReady, match="no predictor to add to"):
         profile(profiled.database, target, [profiled.hyperspace], budget_s=1, add=True)
