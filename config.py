@@ -8,6 +8,8 @@ from pathlib import Path
 DB_VARIABLE = "MILLISEEK_DB"
 HOME_VARIABLE = "MILLISEEK_HOME"
 SERVER_VARIABLE = "MILLISEEK_SERVER"
+TOKEN_VARIABLE = "MILLISEEK_TOKEN"  # noqa: S105 - the name of a variable
+CA_FILE_VARIABLE = "MILLISEEK_CA_FILE"
 
 
 def data_dir() -> Path:
@@ -31,3 +33,13 @@ def database_url(option: str | None = None) -> str:
 def server_address(option: str | None = None) -> str | None:
     """`host:port` of a running latency service: `--server`, else MILLISEEK_SERVER, else None (one is started)."""
     return option or os.environ.get(SERVER_VARIABLE)
+
+
+def token() -> str:
+    """What tells a service who is asking: MILLISEEK_TOKEN, empty if it is not set."""
+    return os.environ.get(TOKEN_VARIABLE, "").strip()
+
+
+def ca_file() -> str | None:
+    """File of the certificates (PEM) that a service may show: MILLISEEK_CA_FILE, None if it is not set."""
+    return os.environ.get(CA_FILE_VARIABLE) or None

@@ -34,6 +34,18 @@ class NotFound(MilliseekError):
     code = "NOT_FOUND"
 
 
+class Unauthenticated(MilliseekError):
+    """No token came along where one is needed, or none that holds."""
+
+    code = "UNAUTHENTICATED"
+
+
+class PermissionDenied(MilliseekError):
+    """The token holds, but not for what was asked."""
+
+    code = "PERMISSION_DENIED"
+
+
 class NotReady(MilliseekError):
     """The thing exists, but a step that must come first has not been taken."""
 
@@ -83,6 +95,16 @@ class MissingExtra(MilliseekError):
 
 
 ERROR_BY_CODE: dict[str, type[MilliseekError]] = {
-    cls.code: cls for cls in (MilliseekError, MeasurementError, InvalidInput, NotFound, NotReady, ServiceError)
+    cls.code: cls
+    for cls in (
+        MilliseekError,
+        MeasurementError,
+        InvalidInput,
+        NotFound,
+        NotReady,
+        PermissionDenied,
+        ServiceError,
+        Unauthenticated,
+    )
 }
 """The class that a client raises for a status code from the wire."""

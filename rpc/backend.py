@@ -6,7 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ..results import LatencyTable, Prediction, SubnetLatencies, TargetInfo
+from ..results import KernelLatencies, LatencyTable, Prediction, SubnetLatencies, TargetInfo
 
 
 class LatencyBackend(Protocol):
@@ -38,6 +38,23 @@ class LatencyBackend(Protocol):
 
         Raises `NotFound` for an unknown model or target, `NotReady` for a target without a predictor,
         `InvalidInput` for a target that is not written as one.
+        """
+        ...
+
+    def predictor(self, target: str) -> str:
+        """Version that answers for a target now, as `Prediction.predictor` of `predict_model` has it; cheap.
+
+        Raises as `predict_model` does.
+        """
+        ...
+
+    def predict_kernels(self, target: str, kernels: list[str]) -> KernelLatencies:
+        """Predict kernels on a target, each given as its `spec`; 0 or more, in their order.
+
+        A spec comes from the client: it may be anything, within the limits of the service.
+
+        Raises `NotFound` for an unknown target, `NotReady` for a target without a predictor, `InvalidInput` for a text
+        that is no kernel of the target's runtime.
         """
         ...
 

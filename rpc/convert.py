@@ -1,4 +1,4 @@
-"""Pure pairs between the messages of `milliseek.rpc.v1` and the dataclasses of `milliseek.results`.
+"""Between the messages of `milliseek.rpc.v1` and the dataclasses of `milliseek.results`: pure, mostly in pairs.
 
 Numbers survive both ways exactly; what a message cannot hold raises `ValueError` or `OverflowError` here, at
 its origin.
@@ -8,12 +8,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import cast
 
 import numpy as np
 from google.protobuf import json_format
+from google.protobuf.timestamp_pb2 import Timestamp
 
-from ..results import KernelLatency, LatencyTable, Prediction, SubnetLatencies, TargetInfo
-from .v1 import latency_pb2
+from ..results import (
+    Device,
+    DeviceState,
+    Job,
+    JobState,
+    KernelLatencies,
+    KernelLatency,
+    LatencyTable,
+    Prediction,
+    SubnetLatencies,
+    TargetInfo,
+    Visit,
+)
+from .v1 import device_pb2, latency_pb2, measure_pb2
 
 ROWS_PER_PART = 50_000
 _PART_BYTES = 3_000_000
@@ -31,16 +47,7 @@ def prediction_to_proto(prediction: Prediction) -> latency_pb2.Prediction:
         interval_low_ms=low_ms,
         interval_high_ms=high_ms,
         uncovered=prediction.uncovered,
-        kernels=[
-            latency_pb2.KernelLatency(
-                kind=kernel.kind,
-                config=kernel.config,
-                latency_ms=kernel.latency_ms,
-                count=kernel.count,
-                covered=kernel.covered,
-            )
-            for kernel in prediction.kernels
-        ],
+        kernels=map(_kernel_to_proto, prediction.kernels),
         notes=prediction.notes,
     )
 
@@ -53,12 +60,23 @@ def prediction_from_proto(message: latency_pb2.Prediction) -> Prediction:
         latency_ms=message.latency_ms,
         interval_ms=(message.interval_low_ms, message.interval_high_ms),
         uncovered=message.uncovered,
-        kernels=tuple(
-            KernelLatency(kernel.kind, kernel.config, kernel.latency_ms, kernel.count, kernel.covered)
-            for kernel in message.kernels
-        ),
+        kernels=tuple(map(_kernel_from_proto, message.kernels)),
         notes=tuple(message.notes),
     )
+
+
+def kernel_latencies_to_proto(latencies: KernelLatencies) -> latency_pb2.PredictKernelsResponse:
+    """The message of the latencies of single kernels, which leaves out their specs: who asked has them."""
+    return latency_pb2.PredictKernelsResponse(
+        kernels=(_kernel_to_proto(replace(kernel, spec="")) for kernel in latencies.kernels),
+        predictor=latencies.predictor,
+    )
+
+
+def kernel_latencies_from_proto(message: latency_pb2.PredictKernelsResponse, specs: Iterable[str]) -> KernelLatencies:
+    """The latencies in the answer for `specs`; raises `ValueError` unless there are as many."""
+    kernels = zip(map(_kernel_from_proto, message.kernels), specs, strict=True)
+    return KernelLatencies(tuple(replace(kernel, spec=spec) for kernel, spec in kernels), message.predictor)
 
 
 def subnets_to_proto(space: str, target: str, genes: np.ndarray) -> latency_pb2.PredictSubnetsRequest:
@@ -161,6 +179,68 @@ def target_info_from_proto(message: latency_pb2.TargetInfo) -> TargetInfo:
         runtime_version=message.runtime_version,
         held_out=json_format.MessageToDict(message.held_out),
     )
+
+
+def device_from_proto(message: device_pb2.Device) -> Device:
+    """The device in a message; the numbers of `facts` are floats. Raises `ValueError` for a state unknown here."""
+    return Device(
+        name=message.name,
+        kind=message.kind,
+        model=message.model,
+        facts=json_format.MessageToDict(message.facts),
+        state=cast("DeviceState", device_pb2.DeviceState.Name(message.state).removeprefix("DEVICE_STATE_").lower()),
+        connected=message.connected,
+        last_seen_at=_time(message.last_seen_at) if message.HasField("last_seen_at") else None,
+    )
+
+
+def job_from_proto(message: measure_pb2.Job) -> Job:
+    """The job in a message; raises `ValueError` for a state unknown here."""
+    return Job(
+        id=message.id,
+        key=message.idempotency_key,
+        user=message.user,
+        target=message.target,
+        sha256=message.sha256,
+        state=cast("JobState", measure_pb2.JobState.Name(message.state).removeprefix("JOB_STATE_").lower()),
+        priority=message.priority,
+        tries=message.tries,
+        device=message.device,
+        visits=tuple(
+            Visit(
+                visit.latency_ms,
+                visit.spread_ms,
+                visit.runs,
+                visit.probe_before_ms,
+                visit.probe_after_ms,
+                visit.probe_best_ms,
+                visit.disturbed,
+            )
+            for visit in message.visits
+        ),
+        failure=message.failure,
+        created_at=_time(message.created_at),
+        ended_at=_time(message.ended_at) if message.HasField("ended_at") else None,
+    )
+
+
+def _kernel_to_proto(kernel: KernelLatency) -> latency_pb2.KernelLatency:
+    return latency_pb2.KernelLatency(
+        kind=kernel.kind,
+        config=kernel.config,
+        latency_ms=kernel.latency_ms,
+        count=kernel.count,
+        covered=kernel.covered,
+        spec=kernel.spec,
+    )
+
+
+def _kernel_from_proto(message: latency_pb2.KernelLatency) -> KernelLatency:
+    return KernelLatency(message.kind, message.config, message.latency_ms, message.count, message.covered, message.spec)
+
+
+def _time(message: Timestamp) -> datetime:
+    return message.ToDatetime(tzinfo=UTC)
 
 
 def _interval_to_proto(interval: tuple[float, float]) -> latency_pb2.RelativeInterval:

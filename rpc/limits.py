@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from ..errors import InvalidInput
-from .v1 import latency_pb2
+from .v1 import device_pb2, latency_pb2
 
 MIB = 1024 * 1024
 MAX_TEXT = 200
@@ -29,6 +29,7 @@ class ServiceLimits:
 
     `upload_bytes`: size of one model file. `chunk_bytes`: size of one message of an upload. `subnets` and
     `genes`: of one request or one batch of a stream (they keep requests and answers below gRPC's 4 MiB).
+    `kernels`: of one request, which gRPC's 4 MiB may bound further; `kernel_bytes`: of the text of one of them.
     `threads`: backend calls that run at the same time. `stores`: uploads that are handed to the backend,
     hence in memory, at the same time.
     """
@@ -37,6 +38,8 @@ class ServiceLimits:
     chunk_bytes: int = MIB
     subnets: int = 100_000
     genes: int = 700_000
+    kernels: int = 10_000
+    kernel_bytes: int = 16 * 1024
     threads: int = 8
     stores: int = 2
 
@@ -88,7 +91,9 @@ def check_header(
     return header
 
 
-def check_chunk(request: latency_pb2.UploadModelRequest, limits: ServiceLimits) -> bytes:
+def check_chunk(
+    request: latency_pb2.UploadModelRequest | device_pb2.UploadPayloadRequest, limits: ServiceLimits
+) -> bytes:
     """The bytes of a later message of an upload; raises `InvalidInput` or `TooLarge`."""
     if request.WhichOneof("payload") != "chunk" or not request.chunk:
         raise InvalidInput(
@@ -101,6 +106,22 @@ def check_chunk(request: latency_pb2.UploadModelRequest, limits: ServiceLimits) 
             f"Send at most {limits.chunk_bytes} at a time.",
         )
     return request.chunk
+
+
+def check_kernels(request: latency_pb2.PredictKernelsRequest, limits: ServiceLimits) -> None:
+    """Raise `InvalidInput` or `TooLarge` unless the request names a target and holds kernels within the limits."""
+    check_target(request.target)
+    if len(request.kernels) > limits.kernels:
+        raise TooLarge(
+            f"The request has {len(request.kernels)} kernels.", f"Send at most {limits.kernels} kernels a request."
+        )
+    # A character has at most 4 bytes in UTF-8: most texts need not be encoded to be judged.
+    for position, kernel in enumerate(request.kernels):
+        if 4 * len(kernel) > limits.kernel_bytes and len(kernel.encode()) > limits.kernel_bytes:
+            raise TooLarge(
+                f"Kernel {position} of the request has {len(kernel.encode())} bytes.",
+                f"Send at most {limits.kernel_bytes} bytes a kernel.",
+            )
 
 
 def check_subnets(request: latency_pb2.PredictSubnetsRequest, limits: ServiceLimits) -> None:

@@ -5,18 +5,22 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
+from contextvars import copy_context
 from typing import Any, ParamSpec, TypeVar
 
 from grpc import aio
 
 from . import convert
+from .answers import Answer, KnownAnswers
 from .backend import LatencyBackend
 from .limits import (
     ServiceLimits,
     check_chunk,
     check_header,
+    check_kernels,
     check_sha256,
     check_space,
     check_subnets,
@@ -33,7 +37,7 @@ T = TypeVar("T")
 class LatencyServicer(latency_pb2_grpc.LatencyServiceServicer):
     """Checks requests, asks the backend in a pool of threads, and converts its answers.
 
-    Handlers raise `MilliseekError`; `ErrorInterceptor` turns it into a status. Everything that may take
+    Handlers raise `MilliseekError`; `CallInterceptor` turns it into a status. Everything that may take
     longer than a few microseconds, conversions included, runs in the pool, so that one big request does not
     hold up the others.
     """
@@ -48,6 +52,7 @@ class LatencyServicer(latency_pb2_grpc.LatencyServiceServicer):
         self._executor = executor
         self._limits = limits or ServiceLimits()
         self._stores = asyncio.Semaphore(self._limits.stores)
+        self._answers = KnownAnswers(backend)
 
     async def UploadModel(
         self, request_iterator: AsyncIterator[latency_pb2.UploadModelRequest], context: Context
@@ -62,13 +67,23 @@ class LatencyServicer(latency_pb2_grpc.LatencyServiceServicer):
                 sha256 = await self._in_pool(self._store, spool, header)
             return latency_pb2.UploadModelResponse(sha256=sha256, size_bytes=spool.size_bytes)
 
-    async def PredictModel(
-        self, request: latency_pb2.PredictModelRequest, context: Context
-    ) -> latency_pb2.PredictModelResponse:
-        """Predict an uploaded model."""
-        sha256, target = check_sha256(request.sha256), check_target(request.target)
-        prediction = await self._in_pool(self._backend.predict_model, sha256, target)
-        return latency_pb2.PredictModelResponse(prediction=convert.prediction_to_proto(prediction))
+    async def PredictModel(self, request: latency_pb2.PredictModelRequest, context: Context) -> Any:
+        """Predict an uploaded model; the response comes as bytes, which `CallInterceptor` lets through."""
+        return (await self._answer(request)).serialised
+
+    async def StreamPredictModels(
+        self, request_iterator: AsyncIterator[latency_pb2.StreamPredictModelsRequest], context: Context
+    ) -> AsyncIterator[latency_pb2.StreamPredictModelsResponse]:
+        """Predict model after model; the next request is read when the answer to this one has been taken."""
+        async for request in request_iterator:
+            yield latency_pb2.StreamPredictModelsResponse(response=(await self._answer(request.request)).message)
+
+    async def PredictKernels(
+        self, request: latency_pb2.PredictKernelsRequest, context: Context
+    ) -> latency_pb2.PredictKernelsResponse:
+        """Predict the kernels of one request."""
+        check_kernels(request, self._limits)
+        return await self._in_pool(self._predict_kernels, request)
 
     async def PredictSubnets(
         self, request: latency_pb2.PredictSubnetsRequest, context: Context
@@ -106,10 +121,28 @@ class LatencyServicer(latency_pb2_grpc.LatencyServiceServicer):
     def _store(self, spool: Spool, header: latency_pb2.UploadModelHeader) -> str:
         return self._backend.store_model(spool.read(header.expected_sha256), header.name)
 
+    async def _answer(self, request: latency_pb2.PredictModelRequest) -> Answer:
+        if (known := self._answers.get(request.sha256, request.target)) is not None:
+            return known
+        sha256, target, asked_at = check_sha256(request.sha256), check_target(request.target), time.monotonic()
+        return self._answers.put(sha256, target, await self._in_pool(self._predict_model, sha256, target), asked_at)
+
+    def _predict_model(self, sha256: str, target: str) -> Answer:
+        prediction = self._backend.predict_model(sha256, target)
+        message = latency_pb2.PredictModelResponse(prediction=convert.prediction_to_proto(prediction))
+        return Answer(message, message.SerializeToString())
+
+    def _predict_kernels(self, request: latency_pb2.PredictKernelsRequest) -> latency_pb2.PredictKernelsResponse:
+        latencies = self._backend.predict_kernels(request.target, list(request.kernels))
+        return convert.kernel_latencies_to_proto(latencies)
+
     def _predict_subnets(self, request: latency_pb2.PredictSubnetsRequest) -> latency_pb2.PredictSubnetsResponse:
         genes = convert.genes_from_proto(request)
         latencies = self._backend.predict_subnets(request.space, request.target, genes)
         return convert.subnet_latencies_to_proto(latencies)
 
     async def _in_pool(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, lambda: function(*args, **kwargs))
+        context = copy_context()  # the log lines of the backend carry the id of the call
+        return await asyncio.get_running_loop().run_in_executor(
+            self._executor, lambda: context.run(function, *args, **kwargs)
+        )

@@ -7,8 +7,7 @@ import grpc
 import numpy as np
 import pytest
 
-from milliseek import client as client_module
-from milliseek.client import LatencyClient
+from milliseek.client import Client, predictions, upload
 from milliseek.errors import Busy, InvalidInput, ServiceError
 from milliseek.results import SubnetLatencies
 
@@ -89,7 +88,7 @@ def test_arrays_that_hold_no_subnets(client, genes):
 
 
 def test_nobody_listens(free_address):
-    with LatencyClient(free_address, timeout_s=30) as client:
+    with Client(free_address, timeout_s=30) as client:
         with pytest.raises(ServiceError, match=f"No latency service answers at {free_address}") as raised:
             client.targets()
         assert "milliseek serve" in raised.value.remedy
@@ -105,7 +104,7 @@ def test_wait_ready(client):
 
 
 def test_a_deadline(server):
-    with LatencyClient(server.address, timeout_s=0.2) as client:
+    with Client(server.address, timeout_s=0.2) as client:
         with pytest.raises(ServiceError, match=r"did not answer within 0\.2 s") as raised:
             client.latency_table("small32", "slow")
         assert "milliseek serve" in raised.value.remedy
@@ -115,7 +114,7 @@ def test_another_program_that_speaks_grpc():
     other = grpc.server(futures.ThreadPoolExecutor(1))
     port = other.add_insecure_port("127.0.0.1:0")
     other.start()
-    with LatencyClient(f"127.0.0.1:{port}") as client, pytest.raises(ServiceError, match="no latency service"):
+    with Client(f"127.0.0.1:{port}") as client, pytest.raises(ServiceError, match="no latency service"):
         client.targets()
     other.stop(None).wait()
 
@@ -123,26 +122,26 @@ def test_another_program_that_speaks_grpc():
 def test_another_program_that_does_not():
     with socket.create_server(("127.0.0.1", 0)) as listener:
         address = f"127.0.0.1:{listener.getsockname()[1]}"
-        with LatencyClient(address, timeout_s=0.2) as client, pytest.raises(ServiceError, match=address):
+        with Client(address, timeout_s=0.2) as client, pytest.raises(ServiceError, match=address):
             client.targets()
 
 
 @pytest.mark.parametrize("address", ["", "localhost", "http://localhost:1", "127.0.0.1:port", ":50051", "a b:1"])
 def test_an_address_that_is_none(address):
     with pytest.raises(InvalidInput, match="is not the address of a latency service"):
-        LatencyClient(address)
+        Client(address)
 
 
 def test_a_proxy_in_the_environment_is_not_asked(server, monkeypatch):
     for name in ("http_proxy", "https_proxy", "grpc_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     monkeypatch.delenv("no_proxy", raising=False)
-    with LatencyClient(server.address) as client:
+    with Client(server.address) as client:
         assert client.targets()
 
 
 def test_closing_twice(server):
-    client = LatencyClient(server.address)
+    client = Client(server.address)
     client.close()
     client.close()
 
@@ -151,7 +150,8 @@ def test_batches_stay_within_what_the_service_takes():
     from milliseek.rpc.limits import ServiceLimits
 
     limits = ServiceLimits()
-    assert limits.genes >= client_module.GENES_PER_BATCH
-    assert limits.subnets >= client_module.SUBNETS_PER_BATCH
-    assert limits.chunk_bytes >= client_module.CHUNK_BYTES
-    assert limits.genes * 5 < 4 * 1024 * 1024
+    assert limits.genes >= predictions.GENES_PER_BATCH
+    assert limits.subnets >= predictions.SUBNETS_PER_BATCH
+    assert limits.kernels >= predictions.KERNELS_PER_BATCH
+    assert limits.chunk_bytes >= upload.CHUNK_BYTES
+    assert max(limits.genes * 5, predictions.KERNEL_BYTES_PER_BATCH) < 4 * 1024 * 1024

@@ -14,6 +14,8 @@ ERROR_CLASSES = [
     errors.InvalidInput,
     errors.NotFound,
     errors.NotReady,
+    errors.Unauthenticated,
+    errors.PermissionDenied,
     errors.Busy,
     errors.StorageError,
     errors.MeasurementError,
@@ -28,6 +30,7 @@ class ThroughTheWire:
     def __init__(self, client):
         self.client = client
         self.predict_subnets = client.predict_subnets
+        self.predict_kernels = lambda target, kernels: client.predict_kernels(kernels, target)
         self.latency_table = client.latency_table
         self.targets = client.targets
 
@@ -38,9 +41,22 @@ class ThroughTheWire:
         return self.client.predict(sha256, target)
 
 
-@pytest.fixture(params=["direct", "wire"])
-def subject(request, backend):
-    return backend if request.param == "direct" else ThroughTheWire(request.getfixturevalue("client"))
+class Streaming(ThroughTheWire):
+    """A client that predicts models over a stream."""
+
+    def predict_model(self, sha256, target):
+        (prediction,) = self.client.predict_many([sha256], target)
+        return prediction
+
+
+@pytest.fixture(params=["direct", "wire", "stream", "asyncio"])
+def subject(request, backend, server, client_classes):
+    if request.param == "direct":
+        yield backend
+        return
+    client_class = client_classes["asyncio" if request.param == "asyncio" else "sync"]
+    with client_class(server.address, timeout_s=30) as client:
+        yield Streaming(client) if request.param == "stream" else ThroughTheWire(client)
 
 
 def fields(result):
@@ -58,6 +74,15 @@ class TestContract:
         assert sha256 == hashlib.sha256(data).hexdigest() == subject.store_model(data, "net.onnx")
         assert backend.models[sha256] == ("net.onnx", 5000)
         assert subject.predict_model(sha256, TARGET) == backend.predict_model(sha256, TARGET)
+
+    @pytest.mark.parametrize("count", [0, 1, 1000])
+    def test_kernels(self, subject, backend, count):
+        kernels = [f"kernel {i}" for i in range(count)]
+        assert subject.predict_kernels(TARGET, kernels) == backend.predict_kernels(TARGET, kernels)
+
+    def test_a_text_that_is_no_kernel(self, subject):
+        with pytest.raises(errors.InvalidInput, match="is none"):
+            subject.predict_kernels(TARGET, ["kernel", "broken"])
 
     @pytest.mark.parametrize("count", [0, 1, 1000])
     def test_subnets(self, subject, backend, count):
@@ -91,11 +116,14 @@ class TestContract:
             subject.predict_subnets("small32", TARGET, np.full((2, 3), -1, np.int32))
 
     @pytest.mark.parametrize("cls", ERROR_CLASSES)
-    @pytest.mark.parametrize("method", ["predict_model", "predict_subnets", "latency_table"])
+    @pytest.mark.parametrize("method", ["predict_model", "predict_kernels", "predict_subnets", "latency_table"])
     def test_every_error_keeps_its_class_message_and_remedy(self, subject, backend, cls, method):
-        argument = {"predict_model": ("0" * 64,), "latency_table": ("small32",), "predict_subnets": ("small32",)}
-        genes = (np.zeros((1, 2), np.int32),) if method == "predict_subnets" else ()
-        arguments = (*argument[method], cls.__name__, *genes)
+        arguments = {
+            "predict_model": ("0" * 64, cls.__name__),
+            "predict_kernels": (cls.__name__, ["kernel"]),
+            "predict_subnets": ("small32", cls.__name__, np.zeros((1, 2), np.int32)),
+            "latency_table": ("small32", cls.__name__),
+        }[method]
         with pytest.raises(errors.MilliseekError) as direct:
             getattr(backend, method)(*arguments)
         with pytest.raises(errors.MilliseekError) as raised:

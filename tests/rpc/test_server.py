@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from grpc_status import rpc_status
 
-from milliseek.client import LatencyClient
+from milliseek.client import Client
 from milliseek.errors import ServiceError
 from milliseek.rpc.limits import ServiceLimits
 from milliseek.rpc.server import SERVICE_NAME, InProcessServer
@@ -115,6 +115,36 @@ def test_requests_for_subnets_are_validated(backend, request_fields, code, reaso
             assert failed.value.code().name == code
 
 
+@pytest.mark.parametrize(
+    ("request_fields", "code", "reason"),
+    [
+        ({"kernels": ["k"] * 4}, "RESOURCE_EXHAUSTED", "4 kernels"),
+        ({"kernels": ["k", "ü" * 6]}, "RESOURCE_EXHAUSTED", "Kernel 1 of the request has 12 bytes"),
+        ({"target": ""}, "INVALID_ARGUMENT", "names no target"),
+    ],
+)
+def test_requests_for_kernels_are_validated(backend, request_fields, code, reason):
+    request = latency_pb2.PredictKernelsRequest(**{"target": TARGET, **request_fields})
+    limits = ServiceLimits(kernels=3, kernel_bytes=10)
+    with InProcessServer(backend, limits=limits) as server, grpc.insecure_channel(server.address) as channel:
+        stub = latency_pb2_grpc.LatencyServiceStub(channel)
+        with pytest.raises(grpc.RpcError, match=reason) as failed:
+            stub.PredictKernels(request, timeout=30)
+        assert failed.value.code().name == code
+        fitting = latency_pb2.PredictKernelsRequest(target=TARGET, kernels=["ü" * 5, "k", ""])
+        assert len(stub.PredictKernels(fitting, timeout=30).kernels) == 3
+
+
+def test_a_stream_of_models_ends_with_the_first_that_fails(stub, backend):
+    sha256 = backend.store_model(b"network", "net.onnx")
+    asked = [{"sha256": sha256, "target": TARGET}, {"sha256": "0" * 64, "target": TARGET}, {}]
+    requests = [latency_pb2.StreamPredictModelsRequest(request=request) for request in asked]
+    answers = stub.StreamPredictModels(iter(requests), timeout=30)
+    assert next(answers).response.prediction.latency_ms == 0.007
+    with pytest.raises(grpc.RpcError, match="There is no model 0000"):
+        next(answers)
+
+
 def test_a_stream_answers_batch_by_batch(stub):
     answered = threading.Event()
 
@@ -139,7 +169,7 @@ def test_two_clients_at_once_while_a_third_waits(server, backend, client):
     arrays = [rng.integers(0, 9, (2000, 20)) for _ in range(2)]
 
     def ask(genes):
-        with LatencyClient(server.address) as own:
+        with Client(server.address) as own:
             return [own.predict_subnets("small32", TARGET, genes).latency_ms for _ in range(10)]
 
     with ThreadPoolExecutor(3) as pool:
@@ -158,7 +188,7 @@ class TestStopping:
     def test_idle_with_a_client_connected(self, backend):
         server = InProcessServer(backend)
         server.start()
-        with LatencyClient(server.address) as client:
+        with Client(server.address) as client:
             client.targets()
             server.stop()
             server.stop()
@@ -171,20 +201,20 @@ class TestStopping:
 
     def test_one_after_another(self, new_backend):
         for _ in range(3):
-            with InProcessServer(new_backend()) as server, LatencyClient(server.address) as client:
+            with InProcessServer(new_backend()) as server, Client(server.address) as client:
                 assert client.targets()
 
     def test_two_at_the_same_time(self, new_backend):
         with InProcessServer(new_backend(rows=1)) as first, InProcessServer(new_backend(rows=2)) as second:
             assert first.address != second.address
             for server, rows in ((first, 1), (second, 2), (first, 1)):
-                with LatencyClient(server.address) as client:
+                with Client(server.address) as client:
                     assert len(client.latency_table("small32", TARGET).keys) == rows
 
     def test_calls_under_way_are_answered_and_health_says_so(self, backend):
         server = InProcessServer(backend, grace_s=60)
         server.start()
-        with LatencyClient(server.address) as client, grpc.insecure_channel(server.address) as channel:
+        with Client(server.address) as client, grpc.insecure_channel(server.address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
             assert next(watch).status == SERVING
             with ThreadPoolExecutor(2) as pool:
@@ -201,7 +231,7 @@ class TestStopping:
     def test_calls_that_outlast_the_grace_are_cut_off(self, backend):
         server = InProcessServer(backend, grace_s=0)
         server.start()
-        with LatencyClient(server.address) as client, ThreadPoolExecutor(1) as pool:
+        with Client(server.address) as client, ThreadPoolExecutor(1) as pool:
             slow = pool.submit(client.latency_table, "small32", "slow")
             assert backend.entered.wait(30)
             server.stop()
@@ -232,7 +262,7 @@ def test_serve_drains_on_a_signal(number):
     with subprocess.Popen(command, text=True, **pipes) as process:
         address = process.stdout.readline().strip()
         with (
-            LatencyClient(address, timeout_s=60) as client,
+            Client(address, timeout_s=60) as client,
             grpc.insecure_channel(address) as channel,
             ThreadPoolExecutor(1) as pool,
         ):
@@ -248,3 +278,13 @@ def test_serve_drains_on_a_signal(number):
             assert answer.result(30)[0].name == "t"
         out, err = process.communicate(timeout=60)
     assert (out, err, process.returncode) == ("drained\n", "", 0)
+
+
+@pytest.mark.parametrize(("kind", "method"), [("unary_unary", "PredictModel"), ("stream_unary", "UploadModel")])
+def test_bytes_that_are_no_message_are_the_fault_of_the_client(channel, caplog, kind, method):
+    call = getattr(channel, kind)(f"/{SERVICE_NAME}/{method}")
+    with pytest.raises(grpc.RpcError) as refused:
+        call(b"\xff\xff" if kind == "unary_unary" else iter([b"\xff\xff"]), timeout=30)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "not a message of this method" in refused.value.details()
+    assert "Traceback" not in caplog.text

@@ -11,9 +11,9 @@ from pathlib import Path
 import grpc
 import pytest
 
-from milliseek import client as client_module
 from milliseek import errors
-from milliseek.client import LatencyClient
+from milliseek.client import Client
+from milliseek.client import upload as client_upload
 from milliseek.rpc import servicer, spool
 from milliseek.rpc.limits import MIB, ServiceLimits
 from milliseek.rpc.server import InProcessServer
@@ -33,7 +33,7 @@ def stub(server):
 def small_client(backend):
     """A client of a service that takes 3 MiB."""
     limits = ServiceLimits(upload_bytes=3 * MIB)
-    with InProcessServer(backend, limits=limits) as server, LatencyClient(server.address) as client:
+    with InProcessServer(backend, limits=limits) as server, Client(server.address) as client:
         yield client
 
 
@@ -100,7 +100,7 @@ def test_a_file_that_fails_halfway_is_not_taken_for_a_whole_one(client, backend,
     def opened(model):
         yield FailingFile(bytes(3 * MIB)), 3 * MIB
 
-    monkeypatch.setattr(client_module, "_opened", opened)
+    monkeypatch.setattr(client_upload, "_opened", opened)
     with pytest.raises(errors.InvalidInput, match=r"'net\.onnx' cannot be read: Input/output error"):
         client.upload("net.onnx")
     assert not backend.models
@@ -111,7 +111,7 @@ def test_a_file_that_shrinks_on_its_way(client, backend, monkeypatch):
     def opened(model):
         yield io.BytesIO(b"half"), 8
 
-    monkeypatch.setattr(client_module, "_opened", opened)
+    monkeypatch.setattr(client_upload, "_opened", opened)
     with pytest.raises(errors.InvalidInput, match="has 4 bytes, not the 8 that it announced"):
         client.upload("net.onnx")
     assert not backend.models
