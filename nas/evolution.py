@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 Params = dict[str, Any]
+Identity = tuple[tuple[str, Any], ...]
 
 
 class Domain(Protocol):
@@ -36,16 +37,17 @@ class AgingEvolution(BaseSampler):
 
     Real et al., 2019, as SpaceEvo uses it (population 500, tournament 125). The state is the study itself: trials
     that are finished are the population, so a resumed study goes on where it was and parallel workers share one.
-    The random numbers of a trial depend on the seed and its number alone. No individual is proposed twice as long
-    as new ones can be found.
+    `litter` trials in a row have one parent. The random numbers of a trial depend on the seed and its number alone.
+    No individual is proposed twice as long as new ones can be found.
     """
 
     ATTEMPTS = 50
 
-    def __init__(self, domain: Domain, *, population: int, tournament: int, seed: int = 0) -> None:
+    def __init__(self, domain: Domain, *, population: int, tournament: int, litter: int = 1, seed: int = 0) -> None:
         self.domain = domain
         self.population = population
         self.tournament = tournament
+        self.litter = litter
         self.seed = seed
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -58,26 +60,38 @@ class AgingEvolution(BaseSampler):
         """Parameters of a new individual, or none where the trial was enqueued with its own."""
         if not search_space or "fixed_params" in trial.system_attrs:
             return {}
-        rng = np.random.default_rng((self.seed, trial.number))
         finished = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
         known = {identity(t.params) for t in study.get_trials(deepcopy=False) if t.params}
+        return self.propose(trial.number, finished, known)
+
+    def propose(
+        self,
+        number: int,
+        finished: Sequence[FrozenTrial],
+        known: Container[Identity],
+        stream: tuple[int, ...] = (),
+    ) -> Params:
+        """Parameters of individual `number`, given the finished trials, oldest first, and who is known already.
+
+        `stream` sets workers apart that would otherwise propose the same.
+        """
+        rng = np.random.default_rng((self.seed, number, *stream))
+        first = number - number % self.litter
+        among = [trial for trial in finished[-self.population - self.litter :] if trial.number < first]
+        parents = np.random.default_rng((self.seed, first, 1, *stream))
         params: Params = {}
-        for _ in range(self.ATTEMPTS):
-            if len(finished) < self.population:
-                params = self.domain.initial(trial.number, rng)
-            else:
-                params = self.domain.child(self.parent(study, finished, trial.number, rng), trial.number, rng)
+        for attempt in range(self.ATTEMPTS):
+            if len(among) < self.population:
+                params = self.domain.initial(number, rng)
+            elif attempt < self.ATTEMPTS // 5:
+                params = self.domain.child(self.parent(among, parents), number, rng)
+            else:  # the best parents have no new children left: grandchildren, and so on
+                params = self.domain.child(params, number, rng)
             if identity(params) not in known:
                 break
         return params
 
-    def parent(
-        self,
-        study: Study,
-        finished: list[FrozenTrial],
-        number: int,
-        rng: np.random.Generator,
-    ) -> Params:
+    def parent(self, finished: Sequence[FrozenTrial], rng: np.random.Generator) -> Params:
         """The best of a random tournament among the youngest."""
         young = finished[-self.population :]
         picked = rng.choice(len(young), min(self.tournament, len(young)), replace=False)
@@ -91,6 +105,6 @@ class AgingEvolution(BaseSampler):
         raise AssertionError(f"{param_name} is not a parameter of this study")
 
 
-def identity(params: Params) -> tuple[tuple[str, Any], ...]:
+def identity(params: Params) -> Identity:
     """Hashable form: equal for equal individuals."""
     return tuple(sorted(params.items()))

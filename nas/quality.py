@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..spaces.blocks import BlockChoice
 from ..spaces.elastic import FLOAT, ElasticLayers, Numerics, StageFragment
-from ..spaces.hyperspace import hyperspace_named
+from ..spaces.hyperspace import Hyperspace
 from .budget import Budget, Meter, cosine
 from .fake_quant import ActivationSampler, FakeQuantisation
+from .quality_rows import QualityRow
 from .teacher import StageFeatures
 
 HELD_OUT = 64
@@ -33,7 +34,7 @@ class CellTask:
     `positions` spatial positions, so that late, small stages see more pictures than early, large ones.
     """
 
-    hyperspace: str
+    hyperspace: Hyperspace
     stage: int
     block: int
     features: StageFeatures
@@ -44,18 +45,6 @@ class CellTask:
     positions: int = 2048
     learning_rate: float = 5e-3
     seed: int = 0
-
-
-@dataclass(frozen=True)
-class QualityRow:
-    """NSR of one sub-stage: its choices, drawn from one width window, at one resolution."""
-
-    stage: int
-    block: int
-    window: int
-    resolution: int
-    choices: tuple[BlockChoice, ...]
-    nsr: float
 
 
 def nsr(student: Tensor, teacher: Tensor) -> Tensor:
@@ -73,7 +62,7 @@ def nsr(student: Tensor, teacher: Tensor) -> Tensor:
 
 def stage_fragment(task: CellTask) -> StageFragment:
     """The elastic stage of a cell; it is entered at the middle one of the widths of the stage before."""
-    hyperspace = hyperspace_named(task.hyperspace)
+    hyperspace = task.hyperspace
     stage, before = hyperspace.searched[task.stage], hyperspace.stages[task.stage]
     some = hyperspace.resolutions[0]
     return StageFragment(
@@ -184,7 +173,7 @@ class _Cell:
     def rows(self) -> list[QualityRow]:
         """Rows of all windows and resolutions, with batch norm in batch statistics on held-out pictures."""
         task, rows = self.task, []
-        windows = hyperspace_named(task.hyperspace).searched[task.stage].windows
+        windows = task.hyperspace.searched[task.stage].windows
         for resolution in task.features.inputs:
             x, target = self._pictures(resolution, held_out=True)
             for window, widths in enumerate(windows):

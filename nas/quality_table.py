@@ -8,18 +8,18 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import asdict
 
 import torch
 
 from ..db import spaces as queries
 from ..db.artefacts import save_artefact
 from ..db.engine import Database
-from ..spaces.blocks import BlockChoice
+from ..spaces.definition import definition
 from ..spaces.hyperspace import Hyperspace
 from .budget import Budget
 from .data import Pictures
-from .quality import CellTask, QualityRow, distill_cell
+from .quality import CellTask, distill_cell
+from .quality_rows import QualityRow, store_rows, stored_rows
 from .teacher import Teacher, stage_features
 
 FEATURE_PICTURES = 512
@@ -64,7 +64,7 @@ def quality_table(
         row = queries.get_or_create_hyperspace(session, hyperspace.name, definition(hyperspace))
         hyperspace_id = row.id
     cells = [(s, b) for s in range(len(hyperspace.searched)) for b in range(len(hyperspace.blocks))]
-    known = _stored(database, hyperspace_id, teacher_sha256)
+    known = stored_rows(database, hyperspace_id, teacher_sha256)
     complete = {(s, b): samples * len(hyperspace.searched[s].windows) * len(hyperspace.resolutions) for s, b in cells}
     counts = {cell: sum((r.stage, r.block) == cell for r in known) for cell in cells}
     # Drawing the same sub-stage twice gives one row, so a complete cell may have a few rows less.
@@ -73,24 +73,15 @@ def quality_table(
     if todo:
         features = stage_features(teacher, pictures, hyperspace.resolutions, FEATURE_PICTURES, seed)
         tasks = [
-            CellTask(
-                hyperspace.name, s, b, features[s], *cell_budget, samples=samples, weight_bits=weight_bits, seed=seed
-            )
+            CellTask(hyperspace, s, b, features[s], *cell_budget, samples=samples, weight_bits=weight_bits, seed=seed)
             for s, b in todo
         ]
         done = len(cells) - len(todo)
         for rows in _distilled(tasks):
-            _store(database, hyperspace_id, teacher_sha256, rows)
+            store_rows(database, hyperspace_id, teacher_sha256, rows)
             done += 1
             on_cell(done, len(cells))
-    return _stored(database, hyperspace_id, teacher_sha256)
-
-
-def definition(hyperspace: Hyperspace) -> dict[str, object]:
-    """A hyperspace as JSON values, block types by name."""
-    values = asdict(hyperspace)
-    values["blocks"] = [block.name for block in hyperspace.blocks]
-    return values
+    return stored_rows(database, hyperspace_id, teacher_sha256)
 
 
 def _distilled(tasks: Sequence[CellTask]) -> Iterator[list[QualityRow]]:
@@ -120,28 +111,3 @@ def _pool(workers: int) -> Iterator[ProcessPoolExecutor]:
             process.terminate()
         raise
     pool.shutdown()
-
-
-def _store(database: Database, hyperspace_id: int, teacher_sha256: str, rows: Sequence[QualityRow]) -> None:
-    stored = [
-        queries.QualityRow(r.stage, r.block, r.window, r.resolution, encode_choices(r.choices), r.nsr) for r in rows
-    ]
-    with database.session() as session:
-        queries.add_quality_rows(session, hyperspace_id, teacher_sha256, stored)
-
-
-def _stored(database: Database, hyperspace_id: int, teacher_sha256: str) -> list[QualityRow]:
-    with database.session(read_only=True) as session:
-        rows = queries.quality_rows(session, hyperspace_id, teacher_sha256)
-        return [QualityRow(r.stage, r.block, r.window, r.resolution, decode_choices(r.sub_stage), r.nsr) for r in rows]
-
-
-def encode_choices(choices: Sequence[BlockChoice]) -> str:
-    """`kernel#width#expand` for each block, joined by `_` (the form of the published tables)."""
-    return "_".join(f"{c.kernel}#{c.width}#{c.expand:g}" for c in choices)
-
-
-def decode_choices(text: str) -> tuple[BlockChoice, ...]:
-    """Inverse of `encode_choices`."""
-    parts = (block.split("#") for block in text.split("_"))
-    return tuple(BlockChoice(int(width), int(kernel), float(expand)) for kernel, width, expand in parts)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.study import Study
 
-from ..spaces.hyperspace import Hyperspace
+from ..errors import InvalidInput
+from ..spaces.handmade import planned_blocks
+from ..spaces.hyperspace import Hyperspace, hyperspace_named
 from ..spaces.space import Space, random_space
 from .evolution import AgingEvolution, Params
-from .score import QTScorer, SpaceScore
-from .studies import Outcome, finished_trials, open_study, run_trials
+from .score import Scorer
+from .studies import Outcome, finished_trials, open_study
+from .trial_batches import run_batches
+
+EXHAUSTIVE = 128
+"""Combinations of windows that are all tried."""
 
 
 @dataclass(frozen=True)
@@ -32,14 +40,11 @@ class SpaceDomain:
     def __init__(self, hyperspace: Hyperspace) -> None:
         self.hyperspace = hyperspace
 
-    @property
-    def distributions(self) -> Mapping[str, BaseDistribution]:
-        """Block type and window of every searched stage."""
-        found: dict[str, BaseDistribution] = {}
-        for i, stage in enumerate(self.hyperspace.searched, 1):
-            found[f"block{i}"] = IntDistribution(0, len(self.hyperspace.blocks) - 1)
-            found[f"window{i}"] = IntDistribution(0, len(stage.windows) - 1)
-        return found
+        self.distributions: Mapping[str, BaseDistribution] = {
+            name: IntDistribution(0, choices - 1)
+            for i, stage in enumerate(hyperspace.searched, 1)
+            for name, choices in ((f"block{i}", len(hyperspace.blocks)), (f"window{i}", len(stage.windows)))
+        }
 
     def initial(self, number: int, rng: np.random.Generator) -> Params:
         """All uniform spaces (one block type, the first or the last windows) first, then random ones."""
@@ -80,7 +85,7 @@ class SpaceDomain:
 def evolve_space(
     url: str,
     name: str,
-    scorer: QTScorer,
+    scorer: Scorer,
     *,
     evaluations: int,
     population: int = 500,
@@ -89,18 +94,57 @@ def evolve_space(
     on_trial: Callable[[int], None] = lambda _: None,
 ) -> list[ScoredSpace]:
     """Run or resume the study `name` up to `evaluations` scored spaces; returns the ranking, best first."""
-    domain = SpaceDomain(scorer.hyperspace)
-    sampler = AgingEvolution(domain, population=population, tournament=tournament, seed=seed)
+    domain = SpaceDomain(scorer.tables.hyperspace)
+    sampler = AgingEvolution(domain, population=population, tournament=tournament, litter=2, seed=seed)
     study = open_study(url, name, ["maximize"], sampler)
 
     def evaluate(params: Params) -> Outcome:
         space = domain.space(params)
-        result: SpaceScore = scorer.score(space)
+        result = scorer.score(space)
         quality = [value if np.isfinite(value) else None for value in result.quality]
         return Outcome([result.score], {"space": space.encoding, "p": list(result.p), "quality": quality})
 
-    run_trials(study, domain.distributions, evaluate, evaluations, on_trial)
+    run_batches(study, sampler, evaluate, evaluations, on_trial)
     return ranked_spaces(study)
+
+
+def best_windows(scorer: Scorer, blocks: Sequence[int]) -> Space:
+    """The space with these blocks whose windows score best.
+
+    All of them are tried where there are few; else one stage after the other, from the first and from the last windows,
+    until no change of one stage is better.
+    """
+    hyperspace = scorer.tables.hyperspace
+    windows = [len(stage.windows) for stage in hyperspace.searched]
+    scores: dict[tuple[int, ...], float] = {}
+
+    def score(chosen: tuple[int, ...]) -> float:
+        if chosen not in scores:
+            scores[chosen] = scorer.score(Space(hyperspace, tuple(blocks), chosen)).score
+        return scores[chosen]
+
+    if math.prod(windows) <= EXHAUSTIVE:
+        return Space(hyperspace, tuple(blocks), max(product(*map(range, windows)), key=score))
+    for start in ((0,) * len(windows), tuple(count - 1 for count in windows)):
+        best, before = start, -1.0
+        while score(best) > before:
+            before = score(best)
+            for s, count in enumerate(windows):
+                best = max(((*best[:s], w, *best[s + 1 :]) for w in range(count)), key=score)
+    return Space(hyperspace, tuple(blocks), max(scores, key=score))
+
+
+def scored_space(scorer: Scorer, name: str) -> Space:
+    """A space by its encoding, or a hand-made one (`small32:mobilenetv2`) with the windows that score best.
+
+    Raises NotFound or InvalidInput.
+    """
+    hyperspace = scorer.tables.hyperspace
+    owner, colon, plan = name.partition(":")
+    space = best_windows(scorer, planned_blocks(hyperspace_named(owner), plan)) if colon else Space.decode(name)
+    if space.hyperspace != hyperspace:
+        raise InvalidInput(f"'{name}' is no space of '{hyperspace.name}'.", f"--hyperspace {space.hyperspace.name}")
+    return space
 
 
 def ranked_spaces(study: Study) -> list[ScoredSpace]:

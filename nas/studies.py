@@ -15,12 +15,13 @@ import sqlalchemy
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.study import Study, StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from ..errors import NotFound, StorageError
 
 _WORKER = "worker"
 _CLOCK_SLACK_S = 3.0
+_OPENING_ATTEMPTS = 10
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Outcome:
 def open_study(url: str, name: str, directions: Sequence[str], sampler: BaseSampler) -> Study:
     """The study of that name, created if new; trials that a dead process left unfinished are queued again."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with _storage_errors(_shown(url)):
+    with storage_errors(_shown(url)):
         study = optuna.create_study(
             storage=_storage(url),
             study_name=name,
@@ -49,7 +50,7 @@ def open_study(url: str, name: str, directions: Sequence[str], sampler: BaseSamp
 def load_study(url: str, name: str) -> Study:
     """An existing study, for reading; raises NotFound."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    with _storage_errors(_shown(url)):
+    with storage_errors(_shown(url)):
         try:
             return optuna.load_study(study_name=name, storage=_storage(url))
         except KeyError:
@@ -73,11 +74,10 @@ def run_trials(
     done = len(finished_trials(study))
     on_trial(done)
     while done < total and not stop(done):
-        with _storage_errors(study.study_name):
+        with storage_errors(study.study_name):
             trial = study.ask(dict(distributions))
-            trial.set_user_attr(_WORKER, _this_worker())
         outcome = evaluate(dict(trial.params))
-        with _storage_errors(study.study_name):
+        with storage_errors(study.study_name):
             for key, value in outcome.attributes.items():
                 trial.set_user_attr(key, value)
             study.tell(trial, list(outcome.values))
@@ -113,9 +113,35 @@ def _is_alive(worker: dict[str, Any] | None) -> bool:
         return False
 
 
+class _SignedStorage(optuna.storages.RDBStorage):
+    """Trials carry their worker from the moment at which they run: nobody takes one for abandoned in between."""
+
+    def _create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> FrozenTrial:
+        if template_trial is None:
+            template_trial = create_trial(state=TrialState.RUNNING, user_attrs={_WORKER: _this_worker()})
+        return super()._create_new_trial(study_id, template_trial)
+
+    def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
+        """As Optuna's; a trial that was waiting is signed before it runs, and again by the one that got it."""
+        if state is TrialState.RUNNING:
+            self.set_trial_user_attr(trial_id, _WORKER, _this_worker())
+        changed = super().set_trial_state_values(trial_id, state, values)
+        if state is TrialState.RUNNING and changed:
+            self.set_trial_user_attr(trial_id, _WORKER, _this_worker())
+        return changed
+
+
 def _storage(url: str) -> optuna.storages.RDBStorage:
     sqlite = url.startswith("sqlite")
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}} if sqlite else {})
+    options = {"connect_args": {"timeout": 30}} if sqlite else {}
+    for attempt in range(_OPENING_ATTEMPTS):
+        try:
+            storage = _SignedStorage(url, engine_kwargs=options)
+            break
+        except (sqlalchemy.exc.OperationalError, sqlalchemy.exc.ProgrammingError, sqlalchemy.exc.IntegrityError):
+            # Another worker makes Optuna's tables at the same time: the next attempt finds those that it made.
+            if attempt == _OPENING_ATTEMPTS - 1:
+                raise
     if sqlite:
         # Optuna commits twenty times a trial. In WAL mode, which the database is in, a commit then survives the
         # process without waiting for the disk.
@@ -125,8 +151,11 @@ def _storage(url: str) -> optuna.storages.RDBStorage:
 
 
 @contextmanager
-def _storage_errors(name: str) -> Iterator[None]:
-    """Optuna wraps the driver's errors in its own, except while it opens a database; a user needs the cause."""
+def storage_errors(name: str) -> Iterator[None]:
+    """Raises StorageError for what fails in a study's database.
+
+    Optuna wraps the driver's errors in its own, except while it opens a database; a user needs the cause.
+    """
     try:
         yield
     except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:

@@ -10,10 +10,10 @@ from ..db import studies as queries
 from ..db.artefacts import forget_artefact, save_artefact
 from ..db.engine import Database
 from ..errors import InvalidInput, NotReady
+from ..spaces.definition import definition
 from ..spaces.space import Space
 from .data import Pictures
 from .memory import keep_freed_memory
-from .quality_table import definition
 from .supernet import Recipe, StepReport, Supernet, SupernetTraining
 
 CHECKPOINT_SECONDS = 15.0

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..client import LatencyClient
+from ..client import Client
 from ..db import devices as device_queries
 from ..db import spaces as space_queries
 from ..db import studies as queries
@@ -19,17 +19,21 @@ from ..db.engine import Database
 from ..errors import InvalidInput
 from ..predictors.evaluation import measure_models
 from ..predictors.lookup import LatencyLookup
-from ..predictors.targets import LocalTarget
+from ..predictors.targets import DeviceTarget
 from ..results import Prediction
 from ..spaces.codes import encode_genes
+from ..spaces.definition import definition
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.space import Space, Subnet, random_space, random_subnet
 from .budget import Budget
 from .data import Pictures
 from .evaluation import calibration_batches, recalibrate, top1
 from .export import build, write_file
-from .quality_table import definition, load_teacher, quality_table, store_teacher
-from .score import QTScorer
+from .fastest import check_budgets
+from .quality_table import load_teacher, quality_table, store_teacher
+from .score import ScoreKind
+from .score_tables import MeasuredTables
+from .scorers import TimedScorer, make_scorer
 from .space_search import ScoredSpace, evolve_space
 from .studies import load_study
 from .subnet_search import EvaluatedSubnet, best_per_budget, evaluated_subnets, search_subnets
@@ -53,7 +57,18 @@ class SpacePlan:
     evaluations: int = 500
     population: int = 100
     tournament: int = 25
+    score: ScoreKind = "exact"
+    score_samples: int = 60_000
     seed: int = 0
+
+
+@dataclass(frozen=True)
+class DesignedSpaces:
+    """Spaces that a study has scored, best first, the constraints used, and seconds spent scoring in this sitting."""
+
+    ranking: list[ScoredSpace]
+    constraints_ms: tuple[float, ...]
+    seconds_scoring: float
 
 
 @dataclass(frozen=True)
@@ -91,20 +106,22 @@ def default_budgets_ms(hyperspace: Hyperspace, lookup: LatencyLookup, seed: int 
 
 def design_space(
     database: Database,
-    client: LatencyClient,
-    target: LocalTarget,
+    client: Client,
+    target: DeviceTarget,
     hyperspace: Hyperspace,
     pictures: Pictures,
     study: str,
     plan: SpacePlan,
     constraints_ms: Sequence[float] | None = None,
     on_progress: OnProgress = lambda *_: None,
-) -> tuple[list[ScoredSpace], tuple[float, ...]]:
-    """Teacher, quality table, latency table, evolution; returns the ranking and the constraints used.
+) -> DesignedSpaces:
+    """Teacher, quality table, latency table, evolution.
 
     The study `study` remembers teacher and constraints, so that a resumed design uses the same ones.
     """
     lookup = LatencyLookup(client.latency_table(hyperspace.name, target.name))
+    if constraints_ms:
+        check_budgets(hyperspace, lookup, constraints_ms)
     with database.session(read_only=True) as session:
         known = queries.find_study(session, study)
         config: dict[str, Any] = dict(known.config) if known else {}
@@ -123,12 +140,13 @@ def design_space(
             "teacher": store_teacher(database, teacher),
             "teacher_top1": teacher_top1(teacher, pictures, "val"),
             "constraints_ms": list(constraints_ms or default_budgets_ms(hyperspace, lookup, plan.seed)),
+            "score": plan.score,
         }
         with database.session() as session:
             predictors = [lookup.table.predictor]
             queries.get_or_create_study(session, study, kind="space", config=config, predictors=predictors)
     else:
-        _check_study(study, config, hyperspace, pictures)
+        _check_study(study, config, hyperspace, pictures, plan.score)
         teacher = load_teacher(database, config["teacher"], hyperspace, len(pictures.classes))
     rows = quality_table(
         database,
@@ -142,7 +160,10 @@ def design_space(
         seed=plan.seed,
         on_cell=lambda done, total: on_progress("distilling stages", done, total),
     )
-    scorer = QTScorer(hyperspace, rows, lookup, config["constraints_ms"], seed=plan.seed)
+    tables = MeasuredTables(hyperspace, rows, lookup)
+    scorer = TimedScorer(
+        make_scorer(plan.score, tables, config["constraints_ms"], samples=plan.score_samples, seed=plan.seed)
+    )
     ranking = evolve_space(
         database.url,
         study,
@@ -153,21 +174,25 @@ def design_space(
         seed=plan.seed,
         on_trial=lambda done: on_progress("evolving the space", done, plan.evaluations),
     )
-    return ranking, tuple(config["constraints_ms"])
+    return DesignedSpaces(ranking, tuple(config["constraints_ms"]), scorer.seconds)
 
 
-def _check_study(study: str, config: dict[str, Any], hyperspace: Hyperspace, pictures: Pictures) -> None:
-    if config["hyperspace"] != hyperspace.name or config["data"] != pictures.fingerprint:
+def _check_study(
+    study: str, config: dict[str, Any], hyperspace: Hyperspace, pictures: Pictures, score: ScoreKind
+) -> None:
+    begun = (config.get("hyperspace"), config.get("data"), config.get("score"))
+    if begun != (hyperspace.name, pictures.fingerprint, score):
         raise InvalidInput(
-            f"The study '{study}' was begun with other data or another hyperspace ({config['hyperspace']}).",
+            f"The study '{study}' was begun with other data, another hyperspace or another score "
+            f"({config.get('hyperspace')}, {config.get('score')}).",
             "Give the same ones to resume it, or another name for a new study.",
         )
 
 
 def find_subnets(
     database: Database,
-    client: LatencyClient,
-    target: LocalTarget,
+    client: Client,
+    target: DeviceTarget,
     supernet: Supernet,
     supernet_name: str,
     pictures: Pictures,
@@ -230,8 +255,8 @@ def chosen_subnets(database: Database, study: str, trial: int | None = None) -> 
 
 def export_subnets(
     database: Database,
-    client: LatencyClient,
-    target: LocalTarget,
+    client: Client,
+    target: DeviceTarget,
     supernet: Supernet,
     pictures: Pictures,
     study: str,
@@ -275,7 +300,7 @@ def export_subnets(
 
 
 def _record(
-    database: Database, target: LocalTarget, study: str, exported: Sequence[tuple[ExportedSubnet, bytes]]
+    database: Database, target: DeviceTarget, study: str, exported: Sequence[tuple[ExportedSubnet, bytes]]
 ) -> None:
     with database.session() as session:
         row = queries.get_study(session, study)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from .layers import NetworkBuilder
+from .layers import Activation, NetworkBuilder
 
 
 def make_divisible(value: float, divisor: int = 8) -> int:
@@ -29,16 +29,19 @@ Emit = Callable[[NetworkBuilder, str, str, BlockChoice, int], str]
 
 @dataclass(frozen=True)
 class BlockType:
-    """A block type: its kernel sizes, its expansions and its layers.
+    """A block type: the name of its layers in `LAYOUTS`, its kernel sizes and its expansions.
 
     `gated`: its output is the sum of the shortcut and a gated product, with no convolution in between.
     """
 
     name: str
     kernels: tuple[int, ...]
-    expands: tuple[float, ...]
-    emit: Emit
+    expands: tuple[float, ...] = (1.0,)
     gated: bool = False
+
+    def emit(self, b: NetworkBuilder, name: str, x: str, choice: BlockChoice, stride: int) -> str:
+        """Append the layers of one block to `b`; returns the name of its output."""
+        return LAYOUTS[self.name](b, name, x, choice, stride)
 
 
 def _shortcut(b: NetworkBuilder, name: str, x: str, cout: int, stride: int) -> str:
@@ -56,21 +59,29 @@ def _mbv1(b: NetworkBuilder, name: str, x: str, choice: BlockChoice, stride: int
     return b.add(f"{name}.add", y, _shortcut(b, name, x, choice.width, stride))
 
 
-def _mbv2(b: NetworkBuilder, name: str, x: str, choice: BlockChoice, stride: int) -> str:
-    hidden = make_divisible(b.shape(x)[0] * choice.expand)
-    y = b.conv(f"{name}.expand", x, hidden, act="relu6")
-    y = b.conv(f"{name}.dw", y, hidden, choice.kernel, stride, depthwise=True, act="relu6")
-    y = b.conv(f"{name}.project", y, choice.width)
-    return b.add(f"{name}.add", y, _shortcut(b, name, x, choice.width, stride))
+def _separable(b: NetworkBuilder, name: str, x: str, choice: BlockChoice, stride: int) -> str:
+    """MobileNetV1's own block, without a shortcut."""
+    y = b.conv(f"{name}.dw", x, b.shape(x)[0], choice.kernel, stride, depthwise=True, act="relu")
+    return b.conv(f"{name}.pw", y, choice.width, act="relu")
 
 
-def _mbv3(b: NetworkBuilder, name: str, x: str, choice: BlockChoice, stride: int) -> str:
-    hidden = make_divisible(b.shape(x)[0] * choice.expand)
-    y = b.conv(f"{name}.expand", x, hidden, act="hswish")
-    y = b.conv(f"{name}.dw", y, hidden, choice.kernel, stride, depthwise=True, act="hswish")
-    y = b.squeeze_excite(f"{name}.se", y, make_divisible(hidden / 4))
-    y = b.conv(f"{name}.project", y, choice.width)
-    return b.add(f"{name}.add", y, _shortcut(b, name, x, choice.width, stride))
+def _inverted(act: Activation, *, squeeze: bool, stacked: bool = False) -> Emit:
+    """MBv2 and MBv3; `stacked`: depthwise 5 x 5 and 7 x 7 as two and three 3 x 3, the first one with the stride."""
+
+    def emit(b: NetworkBuilder, name: str, x: str, choice: BlockChoice, stride: int) -> str:
+        hidden = make_divisible(b.shape(x)[0] * choice.expand)
+        y = b.conv(f"{name}.expand", x, hidden, act=act)
+        if stacked:
+            for i in range(choice.kernel // 2):
+                y = b.conv(f"{name}.dw{i}", y, hidden, 3, 1 if i else stride, depthwise=True, act=act)
+        else:
+            y = b.conv(f"{name}.dw", y, hidden, choice.kernel, stride, depthwise=True, act=act)
+        if squeeze:
+            y = b.squeeze_excite(f"{name}.se", y, make_divisible(hidden / 4))
+        y = b.conv(f"{name}.project", y, choice.width)
+        return b.add(f"{name}.add", y, _shortcut(b, name, x, choice.width, stride))
+
+    return emit
 
 
 def _resnet(squeeze: bool) -> Emit:
@@ -79,9 +90,9 @@ def _resnet(squeeze: bool) -> Emit:
         cin = b.shape(x)[0]
         y = b.conv(f"{name}.reduce", x, hidden, act="relu")
         y = b.conv(f"{name}.conv", y, hidden, choice.kernel, stride, act="relu")
-        y = b.conv(f"{name}.restore", y, choice.width)
         if squeeze:
             y = b.squeeze_excite(f"{name}.se", y, make_divisible(cin / 4))
+        y = b.conv(f"{name}.restore", y, choice.width)
         return b.add(f"{name}.add", y, _shortcut(b, name, x, choice.width, stride), act="relu")
 
     return emit
@@ -99,12 +110,38 @@ def _fused(squeeze: bool) -> Emit:
     return emit
 
 
+LAYOUTS: Mapping[str, Emit] = {
+    "separable": _separable,
+    "mbv1": _mbv1,
+    "mbv2": _inverted("relu6", squeeze=False),
+    "mbv2_stacked": _inverted("relu6", squeeze=False, stacked=True),
+    "mbv3": _inverted("hswish", squeeze=True),
+    "mbv3_swish": _inverted("swish", squeeze=True),
+    "mbv3_swish_stacked": _inverted("swish", squeeze=True, stacked=True),
+    "resnet": _resnet(False),
+    "resnet_se": _resnet(True),
+    "fused": _fused(False),
+    "fused_se": _fused(True),
+}
+"""Layers of a block by the name of its type."""
+
 ONNXW_BLOCKS = (
-    BlockType("mbv1", (3, 5), (1.0,), _mbv1),
-    BlockType("mbv2", (3, 5), (4.0, 6.0, 8.0), _mbv2),
-    BlockType("mbv3", (3, 5), (4.0, 6.0, 8.0), _mbv3),
-    BlockType("resnet", (3, 5, 7), (0.5, 1.0, 1.5), _resnet(False)),
-    BlockType("resnet_se", (3, 5, 7), (0.5, 1.0, 1.5), _resnet(True), gated=True),
-    BlockType("fused", (3, 5, 7), (1.0, 2.0, 3.0, 4.0), _fused(False)),
+    BlockType("mbv1", (3, 5)),
+    BlockType("mbv2", (3, 5), (4.0, 6.0, 8.0)),
+    BlockType("mbv3", (3, 5), (4.0, 6.0, 8.0)),
+    BlockType("resnet", (3, 5, 7), (0.5, 1.0, 1.5)),
+    BlockType("resnet_se", (3, 5, 7), (0.5, 1.0, 1.5)),
+    BlockType("fused", (3, 5, 7), (1.0, 2.0, 3.0, 4.0)),
 )
 """Blocks of the hyperspaces `onnxw` and `small32`, by the digit of their encoding."""
+
+MOBILEW_BLOCKS = (
+    BlockType("mbv1", (3, 5, 7)),
+    BlockType("mbv2", (3, 5, 7), (3.0, 6.0, 8.0)),
+    BlockType("mbv3_swish", (3, 5, 7), (3.0, 6.0, 8.0)),
+    BlockType("resnet", (3, 5), (0.5, 1.0, 1.5)),
+    BlockType("fused_se", (3, 5, 7), (1.0, 2.0, 3.0, 4.0)),
+    BlockType("mbv3_swish_stacked", (3, 5, 7), (3.0, 6.0, 8.0)),
+    BlockType("mbv2_stacked", (3, 5, 7), (3.0, 6.0, 8.0)),
+)
+"""Blocks of the hyperspace `mobilew`."""

@@ -64,7 +64,7 @@ def block_layers(hyperspace: Hyperspace, key: BlockKey) -> tuple[Layer, ...]:
     b = NetworkBuilder(sizes[key.stage][1 - key.first], key.cin)
     stride = hyperspace.stages[key.stage].stride if key.first else 1
     choice = BlockChoice(key.cout, key.kernel, key.expand_pct / 100)
-    hyperspace.blocks[key.block].emit(b, "block", "input", choice, stride)
+    hyperspace.block_type(key.stage, key.block).emit(b, "block", "input", choice, stride)
     return tuple(b.layers)
 
 
@@ -76,7 +76,7 @@ def adds_input(hyperspace: Hyperspace, key: BlockKey) -> bool:
 def with_input(hyperspace: Hyperspace, key: BlockKey, *, gated: bool) -> tuple[BlockKey, bool]:
     """The key of a block whose input is `gated` or not, and whether its output then is."""
     carried = gated and adds_input(hyperspace, key)
-    return key._replace(gated=int(carried)), carried or hyperspace.blocks[key.block].gated
+    return key._replace(gated=int(carried)), carried or hyperspace.block_type(key.stage, key.block).gated
 
 
 def block_keys(hyperspace: Hyperspace, space: Space | None = None) -> list[BlockKey]:
@@ -113,8 +113,8 @@ def _choices(
         blocks = [space.stage_block(s)]
     else:
         windows = hyperspace.stages[s].windows
-        blocks = list(range(len(hyperspace.blocks))) if s else [hyperspace.stages[0].fixed_block]
-    types = {block: hyperspace.blocks[block] for block in blocks}
+        blocks = list(range(len(hyperspace.blocks))) if s else [0]
+    types = {block: hyperspace.block_type(s, block) for block in blocks}
     return windows, {
         block: [(kernel, round(100 * expand)) for kernel, expand in product(of_type.kernels, of_type.expands)]
         for block, of_type in types.items()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..errors import NotFound
-from .blocks import ONNXW_BLOCKS, BlockType
+from .blocks import MOBILEW_BLOCKS, ONNXW_BLOCKS, BlockType
 from .layers import Activation
 
 
@@ -14,14 +14,14 @@ class Stage:
     """One stage: its widths in ascending order, its possible depths, the stride of its first block.
 
     A searched stage (`window` > 0) lets a space choose a block type and a run of `window` neighbouring widths;
-    a fixed stage (`window` 0) always has block type `fixed_block` and all widths.
+    a fixed stage (`window` 0) always has the block type `fixed` and all widths.
     """
 
     widths: tuple[int, ...]
     depths: tuple[int, ...]
     stride: int
     window: int = 0
-    fixed_block: int = 0
+    fixed: BlockType | None = None
 
     @property
     def windows(self) -> tuple[tuple[int, ...], ...]:
@@ -56,6 +56,10 @@ class Hyperspace:
         """The stages whose block type and window a space chooses."""
         return self.stages[1:]
 
+    def block_type(self, stage: int, block: int) -> BlockType:
+        """Block type of a stage of spaces that choose `block` there; the fixed stage's is always the same."""
+        return self.stages[stage].fixed or self.blocks[block]
+
     @property
     def size(self) -> int:
         """Number of spaces."""
@@ -86,7 +90,7 @@ SMALL32 = Hyperspace(
     stem_widths=(16, 24),
     stem_stride=1,
     stages=(
-        Stage((16, 24), (1,), 1),
+        Stage((16, 24), (1,), 1, fixed=ONNXW_BLOCKS[0]),
         Stage((16, 24, 32), (1, 2, 3), 1, window=2),
         Stage(_steps(24, 64, 8), (1, 2, 3, 4), 2, window=3),
         Stage(_steps(48, 128, 16), (1, 2, 3, 4), 2, window=3),
@@ -102,7 +106,7 @@ TINY32 = Hyperspace(
     stem_widths=(16, 24),
     stem_stride=2,
     stages=(
-        Stage((16, 24), (1,), 1),
+        Stage((16, 24), (1,), 1, fixed=ONNXW_BLOCKS[0]),
         Stage((16, 24, 32), (1, 2), 1, window=2),
         Stage(_steps(24, 64, 8), (1, 2, 3), 2, window=3),
         Stage(_steps(48, 128, 16), (1, 2, 3), 2, window=3),
@@ -119,7 +123,7 @@ ONNXW = Hyperspace(
     stem_widths=(16, 32),
     stem_stride=2,
     stages=(
-        Stage((16, 32), (1, 2), 1),
+        Stage((16, 32), (1, 2), 1, fixed=BlockType("resnet", (3,), (0.5,))),
         Stage((32, 48, 64), (2, 3, 4), 2, window=2),
         Stage(_steps(32, 96, 16), (2, 3, 4), 2, window=2),
         Stage(_steps(64, 144, 16), (2, 3, 4, 5, 6), 2, window=3),
@@ -133,7 +137,28 @@ ONNXW = Hyperspace(
     nominal_classes=1000,
 )
 
-HYPERSPACES = {hyperspace.name: hyperspace for hyperspace in (TINY32, SMALL32, ONNXW)}
+MOBILEW = Hyperspace(
+    name="mobilew",
+    resolutions=(160, 176, 192, 208, 224),
+    blocks=MOBILEW_BLOCKS,
+    stem_widths=(16, 24, 32),
+    stem_stride=2,
+    stages=(
+        Stage((16, 24, 32), (1, 2), 1, fixed=BlockType("separable", (3,))),
+        Stage(_steps(24, 40, 8), (2, 3, 4), 2, window=2),
+        Stage(_steps(24, 72, 8), (2, 3, 4), 2, window=2),
+        Stage(_steps(56, 112, 8), (2, 3, 4, 5, 6), 2, window=3),
+        Stage(_steps(112, 176, 8), (2, 3, 4, 5, 6, 7, 8), 1, window=3),
+        Stage((192, 200, 208, 216, 224, 240, 256, 272, 288), (2, 3, 4, 5, 6, 7, 8), 2, window=5),
+        Stage(_steps(216, 360, 16), (1, 2), 1, window=7),
+    ),
+    head_width=1280,
+    mix_width=1920,
+    act="swish",
+    nominal_classes=1000,
+)
+
+HYPERSPACES = {hyperspace.name: hyperspace for hyperspace in (TINY32, SMALL32, ONNXW, MOBILEW)}
 
 
 def hyperspace_named(name: str) -> Hyperspace:

@@ -15,6 +15,7 @@ from .layers import INPUT, Network, NetworkBuilder
 _INTEGERS = r"\d{1,4}(?:#\d{1,4})*"
 _DECIMALS = r"\d{1,2}(?:\.\d{1,2})?(?:#\d{1,2}(?:\.\d{1,2})?)*"
 SPACE_PATTERN = re.compile(r"(?P<hyperspace>[a-z][a-z0-9]*)-(?P<blocks>\d+)-(?P<windows>\d+)", re.ASCII)
+HANDMADE_PATTERN = re.compile(r"[a-z][a-z0-9]*:[a-z][a-z0-9]*", re.ASCII)
 SUBNET_PATTERN = re.compile(
     rf"d(?P<d>{_INTEGERS})_k(?P<k>{_INTEGERS})_w(?P<w>{_INTEGERS})_e(?P<e>{_DECIMALS})_r(?P<r>\d{{1,4}})", re.ASCII
 )
@@ -52,19 +53,24 @@ class Space:
         """Inverse of `encoding`; raises InvalidInput or NotFound."""
         match = SPACE_PATTERN.fullmatch(encoding)
         if match is None:
+            handmade = HANDMADE_PATTERN.fullmatch(encoding) is not None
             raise InvalidInput(
-                f"'{encoding}' is not a space.", "A space looks like small32-1512-0231: blocks, then windows."
+                f"'{encoding}' is "
+                + ("a space only for a target, which chooses its windows." if handmade else "no space."),
+                f"Find them out: milliseek spaces score {encoding} --study STUDY"
+                if handmade
+                else "A space looks like small32-1512-0231: blocks, then windows.",
             )
         blocks, windows = (tuple(map(int, match[part])) for part in ("blocks", "windows"))
         return cls(hyperspace_named(match["hyperspace"]), blocks, windows)
 
     def stage_block(self, stage: int) -> int:
-        """Block type of stage `stage` (0 is the fixed one)."""
-        return self.blocks[stage - 1] if stage else self.hyperspace.stages[0].fixed_block
+        """Digit of the block type of stage `stage`; 0 for the fixed one, whose type no digit names."""
+        return self.blocks[stage - 1] if stage else 0
 
     def stage_type(self, stage: int) -> BlockType:
         """Description of that block type."""
-        return self.hyperspace.blocks[self.stage_block(stage)]
+        return self.hyperspace.block_type(stage, self.stage_block(stage))
 
     def stage_widths(self, stage: int) -> tuple[int, ...]:
         """Widths that the blocks of a stage may have, ascending."""
@@ -74,7 +80,7 @@ class Space:
 
 def named_space(name: str) -> Hyperspace | Space:
     """A hyperspace (`small32`) or one of its spaces (`small32-5125-0312`); raises NotFound or InvalidInput."""
-    return Space.decode(name) if "-" in name else hyperspace_named(name)
+    return Space.decode(name) if "-" in name or ":" in name else hyperspace_named(name)
 
 
 @dataclass(frozen=True)
@@ -163,7 +169,7 @@ def emit_head(b: NetworkBuilder, hyperspace: Hyperspace, x: str, classes: int) -
     x = b.conv("head.expand", x, hyperspace.head_width, act=hyperspace.act)
     x = b.pool("head.pool", x)
     if hyperspace.mix_width:
-        x = b.conv("head.mix", x, hyperspace.mix_width, act=hyperspace.act, norm=False)
+        x = b.conv("head.mix", x, hyperspace.mix_width, act=hyperspace.act)
     b.linear("head.classifier", x, classes)
 
 

@@ -101,7 +101,7 @@ def test_a_tournament_picks_the_best_it_sees(values, tournament, seed):
     ]
     for number, (trial, value) in enumerate(zip(trials, values, strict=True)):
         trial.params = {"value": value, "number": number}
-    chosen = sampler.parent(None, trials, 0, np.random.default_rng(seed))
+    chosen = sampler.parent(trials, np.random.default_rng(seed))
     assert chosen["value"] in sorted(values)[min(tournament, len(values)) - 1 :], "nobody worse than that can win"
 
 

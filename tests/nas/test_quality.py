@@ -41,7 +41,7 @@ def test_noise_to_signal_of_known_students() -> None:
 
 
 def test_a_cell_gives_rows_for_every_window_and_resolution(features: tuple[StageFeatures, ...]) -> None:
-    task = CellTask("small32", 1, 1, features[1], Budget(steps=2), Budget(steps=1), samples=2, positions=512)
+    task = CellTask(SMALL32, 1, 1, features[1], Budget(steps=2), Budget(steps=1), samples=2, positions=512)
     rows = distill_cell(pickle.loads(pickle.dumps(task)))
     stage = SMALL32.searched[1]
     assert len(rows) == 2 * len(stage.windows) * 2
@@ -57,7 +57,7 @@ def test_a_cell_gives_rows_for_every_window_and_resolution(features: tuple[Stage
 
 def test_distillation_learns(features: tuple[StageFeatures, ...]) -> None:
     def quality(steps: int) -> float:
-        task = CellTask("small32", 3, 0, features[3], Budget(steps=steps), Budget(steps=1), samples=4, positions=512)
+        task = CellTask(SMALL32, 3, 0, features[3], Budget(steps=steps), Budget(steps=1), samples=4, positions=512)
         return float(np.mean([row.nsr for row in distill_cell(task)]))
 
     assert quality(40) < 0.8 * quality(1)

@@ -13,14 +13,14 @@ from optuna.trial import TrialState
 from milliseek.nas.score import SpaceScore
 from milliseek.nas.space_search import SpaceDomain, evolve_space, ranked_spaces
 from milliseek.nas.studies import load_study
-from milliseek.spaces.hyperspace import ONNXW, SMALL32, TINY32
+from milliseek.spaces.hyperspace import MOBILEW, ONNXW, SMALL32, TINY32
 from milliseek.spaces.space import random_space
 
 generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
 
 @settings(deadline=None)
-@given(st.sampled_from([TINY32, SMALL32, ONNXW]), generators)
+@given(st.sampled_from([TINY32, SMALL32, ONNXW, MOBILEW]), generators)
 def test_parameters_are_the_space(hyperspace, rng):
     domain, space = SpaceDomain(hyperspace), random_space(hyperspace, rng)
     params = domain.params(space)
@@ -30,7 +30,7 @@ def test_parameters_are_the_space(hyperspace, rng):
 
 
 @settings(deadline=None)
-@given(st.sampled_from([TINY32, SMALL32, ONNXW]), generators, st.integers(0, 1000))
+@given(st.sampled_from([TINY32, SMALL32, ONNXW, MOBILEW]), generators, st.integers(0, 1000))
 def test_a_child_differs_in_one_block_or_one_window(hyperspace, rng, number):
     domain = SpaceDomain(hyperspace)
     parent = domain.params(random_space(hyperspace, rng))
@@ -53,7 +53,7 @@ def test_uniform_spaces_come_first():
 class Wishes:
     """Scores a space by how many of its blocks are of type 4; block type 0 is too slow for the budget."""
 
-    hyperspace = TINY32
+    tables = SimpleNamespace(hyperspace=TINY32)
 
     def __init__(self):
         self.scored = []

@@ -170,6 +170,16 @@ def test_who_counts_as_alive(url, changes, left_alone):
     assert state is (TrialState.RUNNING if left_alone else TrialState.FAIL)
 
 
+def test_a_trial_that_has_just_been_asked_for_belongs_to_somebody(url):
+    first, second = (random_study(url) for _ in range(2))
+    asked = first.ask()
+    first.enqueue_trial({"x": 1, "y": 2})
+    taken = second.ask()
+    states = [t.state for t in random_study(url).get_trials()]
+    assert states == [TrialState.RUNNING] * 2
+    assert taken.user_attrs["worker"] == asked.user_attrs["worker"] == pytest.approx(this_process())
+
+
 def test_an_interrupted_trial_is_queued_again_as_often_as_it_takes(url):
     dead = this_process(pid=2**22 + 1)
     params = abandoned_trial(random_study(url), dead).params
@@ -180,6 +190,7 @@ def test_an_interrupted_trial_is_queued_again_as_often_as_it_takes(url):
     study = random_study(url)
     taken = study.ask()
     assert not taken.params
+    taken.set_user_attr("worker", dead)
     study = random_study(url)
     run_trials(study, DISTRIBUTIONS, summed, 1)
     assert [t.params for t in finished_trials(study)] == [params]

@@ -24,11 +24,11 @@ from milliseek.spaces.codes import (
     with_input,
 )
 from milliseek.spaces.groups import layer_groups
-from milliseek.spaces.hyperspace import ONNXW, SMALL32, TINY32
+from milliseek.spaces.hyperspace import MOBILEW, ONNXW, SMALL32, TINY32
 from milliseek.spaces.layers import NetworkBuilder
 from milliseek.spaces.space import Space, Subnet, random_space, random_subnet
 
-hyperspaces = st.sampled_from([TINY32, SMALL32, ONNXW])
+hyperspaces = st.sampled_from([TINY32, SMALL32, ONNXW, MOBILEW])
 generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 
 
@@ -36,7 +36,7 @@ generators = st.integers(0, 2**32 - 1).map(np.random.default_rng)
 def packed_keys():
     """Block key by packed key, for each hyperspace."""
     found = {}
-    for hyperspace in (TINY32, SMALL32, ONNXW):
+    for hyperspace in (TINY32, SMALL32, ONNXW, MOBILEW):
         keys = block_keys(hyperspace)
         found[hyperspace] = dict(zip(pack_keys(np.array(keys, np.int32)).tolist(), keys, strict=True))
     return found
@@ -60,7 +60,7 @@ def test_the_expansion_of_a_block_that_has_but_one_is_written_as_that():
     assert np.array_equal(encode_genes([published]), encode_genes([subnet]))
 
 
-@pytest.mark.parametrize("hyperspace", [TINY32, SMALL32, ONNXW], ids=lambda h: h.name)
+@pytest.mark.parametrize("hyperspace", [TINY32, SMALL32, ONNXW, MOBILEW], ids=lambda h: h.name)
 def test_no_two_block_keys_pack_to_the_same_number(packed_keys, hyperspace):
     keys = block_keys(hyperspace)
     assert keys == sorted(set(keys))

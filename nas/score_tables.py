@@ -1,0 +1,150 @@
+"""What a space is scored from: for every cell, rows of NSR and latency, and the width that goes from stage to stage."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import product
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+import numpy as np
+
+from ..errors import NotReady
+from ..predictors.lookup import LatencyLookup
+from ..spaces.blocks import BlockChoice
+from ..spaces.codes import HEAD, STEM, BlockKey, with_input
+from ..spaces.hyperspace import Hyperspace
+from ..spaces.space import Space
+
+if TYPE_CHECKING:
+    from .quality_rows import QualityRow
+
+
+class Cell(NamedTuple):
+    """What a table has one entry for."""
+
+    stage: int
+    block: int
+    window: int
+    resolution: int
+
+
+@dataclass(frozen=True)
+class CellRows:
+    """Sub-stages of one cell, all equally likely.
+
+    `nsr` (rows,); `ms` (widths before, rows): milliseconds behind each width that may enter the stage; `last` (rows,)
+    index of the width that leaves it. Where stages are independent there is one width, index 0, between any two.
+    """
+
+    nsr: np.ndarray
+    ms: np.ndarray
+    last: np.ndarray
+
+
+class ScoreTables(Protocol):
+    """Rows of all cells of a hyperspace for one target.
+
+    Latencies and NSRs add up only within one of the `resolutions`; those are mixed with equal weight. `stages` are the
+    numbers of the stages that have cells, in order; `widths` counts the widths before each of them and behind the last.
+    """
+
+    hyperspace: Hyperspace
+    resolutions: tuple[int, ...]
+    stages: tuple[int, ...]
+    widths: tuple[int, ...]
+
+    def rows(self, cell: Cell) -> CellRows:
+        """Rows of a cell; raises NotReady where there are none."""
+        ...
+
+    def before_ms(self, resolution: int) -> np.ndarray:
+        """Milliseconds (widths[0],) of what lies before the first of the stages; the widths are equally likely."""
+        ...
+
+    def behind_ms(self, resolution: int) -> np.ndarray:
+        """Milliseconds (widths[-1],) of what lies behind the last stage."""
+        ...
+
+
+def space_cells(tables: ScoreTables, space: Space, resolution: int) -> list[Cell]:
+    """The cells of a space at one resolution, in order."""
+    return [Cell(s, space.stage_block(s), space.windows[s - 1] if s else 0, resolution) for s in tables.stages]
+
+
+class MeasuredTables:
+    """NSR from a quality table, latency from a table of blocks; the width is carried from stage to stage."""
+
+    def __init__(self, hyperspace: Hyperspace, rows: Iterable[QualityRow], latency: LatencyLookup) -> None:
+        self.hyperspace = hyperspace
+        self.resolutions = hyperspace.resolutions
+        self.stages = tuple(range(len(hyperspace.stages)))
+        self.widths = (len(hyperspace.stem_widths), *(len(stage.widths) for stage in hyperspace.stages))
+        self._latency = latency
+        self._quality: dict[Cell, list[QualityRow]] = defaultdict(list)
+        for row in rows:  # which count searched stages
+            self._quality[Cell(row.stage + 1, row.block, row.window, row.resolution)].append(row)
+        self._timed: dict[Cell, CellRows] = {}
+
+    def rows(self, cell: Cell) -> CellRows:
+        """Rows of a cell; raises NotReady where the quality table has none."""
+        if cell not in self._timed:
+            self._timed[cell] = self._time(cell)
+        return self._timed[cell]
+
+    def before_ms(self, resolution: int) -> np.ndarray:
+        """Milliseconds (stem widths,) up to the stem's output."""
+        keys = [BlockKey(resolution, STEM, -1, 3, w, 3, 100, 1) for w in self.hyperspace.stem_widths]
+        return self._latency.block_ms(keys) + self._latency.table.constant_ms
+
+    def behind_ms(self, resolution: int) -> np.ndarray:
+        """Milliseconds (widths of the last stage,) of the head."""
+        widths = self.hyperspace.stages[-1].widths
+        return self._latency.block_ms([BlockKey(resolution, HEAD, -1, w, 0, 1, 100, 0) for w in widths])
+
+    def _time(self, cell: Cell) -> CellRows:
+        s, block, window, resolution = cell
+        hyperspace = self.hyperspace
+        stage = hyperspace.stages[s]
+        if s == 0:
+            # The fixed stage has no rows: it is the same for all spaces and adds nothing to their comparison.
+            sub_stages = self._fixed_sub_stages()
+            nsr = np.zeros(len(sub_stages))
+        else:
+            if not (rows := self._quality.get(cell)):
+                raise NotReady(
+                    f"The quality table of '{hyperspace.name}' has no row for stage {s}, block {block}, "
+                    f"window {window}, resolution {resolution}.",
+                    "Complete it first: milliseek spaces evolve resumes where it was.",
+                )
+            sub_stages = [tuple(row.choices) for row in rows]
+            nsr = np.array([row.nsr for row in rows])
+        before = hyperspace.stages[s - 1].widths if s else hyperspace.stem_widths
+        keys, ends = [], []
+        for choices in sub_stages:
+            (width, kernel, expand), *rest = choices
+            keys += [BlockKey(resolution, s, block, w, width, kernel, round(100 * expand), 1) for w in before]
+            # What enters the stage counts as not gated: which block the stage before ends in is drawn later.
+            gated = hyperspace.block_type(s, block).gated
+            for w, k, e in rest:
+                key = BlockKey(resolution, s, block, width, w, k, round(100 * e), 0)
+                key, gated = with_input(hyperspace, key, gated=gated)
+                keys.append(key)
+                width = w
+            ends.append(len(keys))
+        ms = np.split(self._latency.block_ms(keys), ends[:-1])
+        total_ms = np.array([own[: len(before)] + own[len(before) :].sum() for own in ms]).T
+        last = np.array([stage.widths.index(choices[-1][0]) for choices in sub_stages])
+        return CellRows(nsr, total_ms, last)
+
+    def _fixed_sub_stages(self) -> list[tuple[BlockChoice, ...]]:
+        """All of them, the shallower ones repeated so that every depth weighs the same."""
+        stage, block_type = self.hyperspace.stages[0], self.hyperspace.block_type(0, 0)
+        choices = [BlockChoice(*c) for c in product(stage.widths, block_type.kernels, block_type.expands)]
+        return [
+            sub_stage
+            for depth in stage.depths
+            for sub_stage in product(choices, repeat=depth)
+            for _ in range(len(choices) ** (max(stage.depths) - depth))
+        ]
