@@ -14,7 +14,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:
 	@echo 'make quickstart   search networks for this CPU      (make quickstart ARGS="--minutes 5")'
 	@echo 'make test         run the tests                     (make test ARGS="-q tests/db")'
-	@echo 'make lint         ruff: rules and formatting'
+	@echo 'make lint         ruff: rules and formatting; buf: the API'
 	@echo 'make types        mypy, strict'
 	@echo 'make contracts    import-linter: who may import whom'
 	@echo 'make check        lint, types, contracts and tests'
@@ -31,6 +31,7 @@ test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/buf lint
 
 types: $(STAMP)
 	$(BIN)/mypy

@@ -10,11 +10,11 @@ import numpy as np
 from common import report
 
 from milliseek import config
-from milliseek.client import LatencyClient
+from milliseek.client import Client
 from milliseek.db.engine import Database
 from milliseek.predictors.lookup import LatencyLookup
 from milliseek.predictors.service import LatencyService
-from milliseek.predictors.targets import local_target
+from milliseek.predictors.targets import device_target
 from milliseek.rpc.server import InProcessServer
 from milliseek.spaces.codes import encode_genes
 from milliseek.spaces.onnx_network import network_model, random_parameters
@@ -39,7 +39,7 @@ def main() -> None:
     parser.add_argument("--db")
     options = parser.parse_args()
     database = Database.open(config.database_url(options.db))
-    target = local_target(database, options.target).name
+    target = device_target(database, options.target).name
     space = Space.decode(options.space)
     rng = np.random.default_rng(0)
     genes = encode_genes([random_subnet(space, rng) for _ in range(2000)])
@@ -50,7 +50,7 @@ def main() -> None:
     with (
         LatencyService(database) as service,
         InProcessServer(service) as server,
-        LatencyClient(server.address, timeout_s=600) as client,
+        Client(server.address, timeout_s=600) as client,
     ):
         lookup = LatencyLookup(client.latency_table(options.space, target))
         sha256 = client.upload(model)

@@ -14,10 +14,10 @@ import onnx
 from common import report
 
 from milliseek import config
-from milliseek.client import LatencyClient
+from milliseek.client import Client
 from milliseek.db.engine import Database
 from milliseek.predictors.service import LatencyService
-from milliseek.predictors.targets import local_target
+from milliseek.predictors.targets import device_target
 from milliseek.rpc.server import InProcessServer
 from milliseek.spaces.blocks import ONNXW_BLOCKS, BlockChoice
 from milliseek.spaces.layers import Network, NetworkBuilder
@@ -58,11 +58,11 @@ def main() -> None:
     model = Path(options.file).read_bytes() if options.file else _model()
     nodes = len(onnx.load_from_string(model).graph.node)
     database = Database.open(config.database_url(options.db))
-    target = local_target(database, options.target).name
+    target = device_target(database, options.target).name
     with (
         LatencyService(database) as service,
         InProcessServer(service) as server,
-        LatencyClient(server.address, timeout_s=600) as client,
+        Client(server.address, timeout_s=600) as client,
         tempfile.TemporaryDirectory() as folder,
     ):
         client.predict(_another(model, 0), target)  # warms the worker

@@ -28,11 +28,12 @@ from milliseek.cli.options import seconds
 from milliseek.db.engine import Database
 from milliseek.db.measurements import model_measurements
 from milliseek.errors import MilliseekError, NotFound, NotReady
+from milliseek.predictors.conversions import cache_folder
 from milliseek.predictors.evaluation import EvaluatedModel, MeasuredModel, measure_models, summary
 from milliseek.predictors.networks import prepare, sample_networks
 from milliseek.predictors.profiling import Profile, profile
 from milliseek.predictors.service import LatencyService
-from milliseek.predictors.targets import LocalTarget, local_target
+from milliseek.predictors.targets import DeviceTarget, device_target
 from milliseek.predictors.versions import newest_predictor
 from milliseek.spaces.hyperspace import HYPERSPACES, hyperspace_named
 
@@ -64,14 +65,14 @@ def main() -> None:
 
 def run(database: Database, options: argparse.Namespace) -> dict[str, Any]:
     sources = [hyperspace_named(name) for name in options.hyperspace or HYPERSPACES]
-    target = local_target(database, options.target)
+    target = device_target(database, options.target)
     published = not options.hyperspace
     base = None
     if options.base:
         try:
             base = newest_predictor(database, options.base)
         except (NotFound, NotReady):
-            profile(database, local_target(database, options.base), sources, options.base_budget, published=published)
+            profile(database, device_target(database, options.base), sources, options.base_budget, published=published)
             base = newest_predictor(database, options.base)
     made = profile(
         database,
@@ -88,7 +89,7 @@ def run(database: Database, options: argparse.Namespace) -> dict[str, Any]:
     return outcome(options, made, models, failures)
 
 
-def networks(target: LocalTarget, options: argparse.Namespace) -> tuple[list[str], list[bytes]]:
+def networks(target: DeviceTarget, options: argparse.Namespace) -> tuple[list[str], list[bytes]]:
     if options.files is None:
         sources = [hyperspace_named(name) for name in options.hyperspace or HYPERSPACES]
         drawn = sample_networks(sources, SUBNETS, target, np.random.default_rng(1234))
@@ -98,7 +99,7 @@ def networks(target: LocalTarget, options: argparse.Namespace) -> tuple[list[str
 
 
 def evaluate(
-    database: Database, target: LocalTarget, names: list[str], files: list[bytes], *, stored: bool
+    database: Database, target: DeviceTarget, names: list[str], files: list[bytes], *, stored: bool
 ) -> tuple[list[EvaluatedModel], dict[str, str]]:
     """Predictions and measurements, and the networks that the target cannot take with the reason."""
     predictions, failures = {}, {}
@@ -126,14 +127,16 @@ def evaluate(
     return models, failures
 
 
-def stored_measurements(database: Database, target: LocalTarget, files: list[tuple[str, bytes]]) -> list[MeasuredModel]:
+def stored_measurements(
+    database: Database, target: DeviceTarget, files: list[tuple[str, bytes]]
+) -> list[MeasuredModel]:
     visits: dict[str, list[float]] = defaultdict(list)
     with database.session(read_only=True) as session:
         for row in model_measurements(session, target.row_id, runtime_version=target.runtime_version):
             visits[row.sha256].append(row.latency_ms)
     found = []
     for name, data in files:
-        prepared = prepare(database, data, target, name)
+        prepared = prepare(cache_folder(database), data, target, name)
         if seen := visits[hashlib.sha256(prepared.data).hexdigest()]:
             found.append(MeasuredModel(name, min(seen), len(seen), disturbed=False, notes=prepared.notes))
     return found

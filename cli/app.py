@@ -11,9 +11,11 @@ from typer.core import TyperGroup
 from .. import __version__
 from ..errors import Interrupted, MilliseekError
 from . import (
+    agent,
     database,
     devices,
     export,
+    jobs,
     models,
     predictors,
     profile,
@@ -23,6 +25,7 @@ from . import (
     show,
     spaces,
     supernet,
+    tokens,
 )
 from .output import show_error
 
@@ -72,10 +75,13 @@ app.command("search")(search.search)
 app.command("export")(export.export)
 app.command("show")(show.show)
 app.command("serve")(serve.serve)
+app.command("agent")(agent.agent)
 app.add_typer(devices.app, name="devices")
+app.add_typer(jobs.app, name="jobs")
 app.add_typer(predictors.app, name="predictors")
 app.add_typer(spaces.app, name="spaces")
 app.add_typer(supernet.app, name="supernet")
+app.add_typer(tokens.app, name="tokens")
 app.add_typer(database.app, name="db")
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.markup import escape
 
+from . import phones
 from .options import Db, Json, Seed, open_database
 from .output import milliseconds, note, out, percent, print_json, print_table, progress_bar
 from .tables import Family, Latency, NetworkField, Resolution, Runs, Spread, Unit, Zoo, table_fields
 
 app = typer.Typer(help="The devices that milliseek knows.", no_args_is_help=True)
+app.command("add")(phones.add)
+app.command("operators")(phones.operators)
+
+Name = Annotated[str, typer.Argument(help="Name of the device.", show_default=False)]
 
 
 @app.command("list")
@@ -42,6 +49,10 @@ def list_(db: Db = None, json: Json = False) -> None:
                     "name": device.name,
                     "kind": device.kind,
                     "local": device.name == local,
+                    "model": device.model,
+                    "state": device.state,
+                    "connected": device.connected,
+                    "last_seen_at": device.last_seen_at.isoformat() if device.last_seen_at else None,
                     "facts": device.facts,
                     "targets": targets,
                 }
@@ -50,19 +61,69 @@ def list_(db: Db = None, json: Json = False) -> None:
         print_json({"devices": found})
         return
     for item in found:
-        facts = item["facts"]
         out.print(f"[bold]{item['name']}[/]" + (" (this machine: local)" if item["local"] else ""))
-        if "tables" in facts:
-            for table in facts["tables"]:
-                files = ", ".join(file["name"] for file in table["files"])
-                out.print(f"  imported {table['imported_at'][:10]}: {table['networks']} networks of {files}")
-        else:
-            out.print(f"  {facts['cpu_model']}, {facts['cores']} cores, {facts['memory_bytes'] / 2**30:.0f} GiB")
-            out.print(f"  {' '.join(facts['isa'])}")
-            out.print("  " + ", ".join(f"{name} {version}" for name, version in facts["runtimes"].items()))
+        for line in _lines(item):
+            out.print(f"  {escape(line)}")
         rows = [(t["name"], t["predictor"].rpartition("@")[2] if t["predictor"] else "none") for t in item["targets"]]
         if rows:
             print_table(("target", "predictor version"), rows)
+
+
+def _lines(item: dict[str, Any]) -> Iterator[str]:
+    """What to tell people about a device."""
+    facts = item["facts"]
+    if "tables" in facts:
+        for table in facts["tables"]:
+            files = ", ".join(file["name"] for file in table["files"])
+            yield f"imported {table['imported_at'][:10]}: {table['networks']} networks of {files}"
+        return
+    if not item["local"]:
+        about = [item["kind"], f"model {item['model']}" if item["model"] else ""]
+        if item["kind"] == "agent":
+            about.append(item["state"])
+            seen = item["last_seen_at"]
+            last = f"last seen {seen[:19].replace('T', ' ')} UTC" if seen else "never connected"
+            about.append("connected" if item["connected"] else last)
+        yield ", ".join(filter(None, about))
+    yield f"{facts['cpu_model']}, {facts['cores']} cores, {facts['memory_bytes'] / 2**30:.0f} GiB"
+    yield " ".join(facts["isa"])
+    yield ", ".join(f"{name} {version}" for name, version in facts["runtimes"].items())
+
+
+@app.command()
+def drain(name: Name, db: Db = None, json: Json = False) -> None:
+    """Let a device finish what it holds, and give it nothing more; `resume` ends that."""
+    _set_state(name, "draining", db, json=json)
+
+
+@app.command()
+def resume(name: Name, db: Db = None, json: Json = False) -> None:
+    """Let a drained device take jobs again."""
+    _set_state(name, "active", db, json=json)
+
+
+@app.command()
+def remove(name: Name, db: Db = None, json: Json = False) -> None:
+    """Take a device away: its jobs go to others of its model or fail, its tokens are revoked. Measurements stay."""
+    from ..db.devices import remove_device
+
+    with open_database(db) as database, database.session() as session:
+        remove_device(session, name)
+    if json:
+        print_json({"name": name, "state": "removed"})
+    else:
+        out.print(f"Removed {name}.")
+
+
+def _set_state(name: str, state: Literal["active", "draining"], db: str | None, *, json: bool) -> None:
+    from ..db.devices import set_device_state
+
+    with open_database(db) as database, database.session() as session:
+        set_device_state(session, name, state)
+    if json:
+        print_json({"name": name, "state": state})
+    else:
+        out.print(f"{name} is {state}.")
 
 
 @app.command("import")

@@ -29,13 +29,13 @@ def export(
         from ..nas.supernets import load_supernet
         from ..nas.workflow import chosen_subnets, export_subnets
     from ..db.studies import get_study, list_supernets
-    from ..predictors.targets import local_target
+    from ..predictors.targets import device_target
 
     name, _, number = study.partition(":")
     if number and not number.isdigit():
         raise typer.BadParameter(f"'{number}' is not a trial number.", param_hint="STUDY:TRIAL")
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        local = local_target(database, target)
+        local = device_target(database, target)
         chosen = chosen_subnets(database, name, int(number) if number else None)
         with database.session(read_only=True) as session:
             supernet_id = get_study(session, name).supernet_id

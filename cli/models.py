@@ -100,13 +100,13 @@ def predict(
 def measure(
     files: Files, target: TargetOption = DEFAULT_TARGET, shape: Shapes = None, db: Db = None, json: Json = False
 ) -> None:
-    """Measure ONNX or TFLite files on a target of this machine."""
+    """Measure ONNX or TFLite files on a target."""
     from ..predictors.evaluation import measure_models
-    from ..predictors.targets import local_target
+    from ..predictors.targets import device_target
 
     models = [read_model(file, shape) for file in files]
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        local = local_target(database, target)
+        local = device_target(database, target)
         measured = measure_models(
             database, local, models, on_progress=lambda done, total: on_progress("measuring", done, total)
         )
@@ -130,9 +130,7 @@ def measure(
 
 
 def evaluate(
-    files: Annotated[
-        list[Path] | None, typer.Argument(help="ONNX or TFLite files, measured on this machine.", show_default=False)
-    ] = None,
+    files: Annotated[list[Path] | None, typer.Argument(help="ONNX or TFLite files.", show_default=False)] = None,
     target: TargetOption = DEFAULT_TARGET,
     shape: Shapes = None,
     table: Annotated[
@@ -183,11 +181,11 @@ def _evaluate_files(
     files: list[Path], target: str, shape: list[str] | None, db: str | None, server: str | None, *, json: bool
 ) -> None:
     from ..predictors.evaluation import EvaluatedModel, measure_models, summary
-    from ..predictors.targets import local_target
+    from ..predictors.targets import device_target
 
     named = [read_model(file, shape) for file in files]
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        local = local_target(database, target)
+        local = device_target(database, target)
         with latency_client(database, server) as client:
             predictions = []
             for i, (path, data) in enumerate(named):

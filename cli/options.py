@@ -14,7 +14,7 @@ from .. import config
 from ..errors import InvalidInput, MissingExtra
 
 if TYPE_CHECKING:
-    from ..client import LatencyClient
+    from ..client import Client
     from ..db.engine import Database
 
 Db = Annotated[
@@ -42,17 +42,17 @@ Shapes = Annotated[
 Files = Annotated[list[Path], typer.Argument(help="ONNX or TFLite files.", show_default=False)]
 
 DEFAULT_TARGET = "local/onnxruntime/int8"
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
-_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(s|m|h|d)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 COMPILE_TIMEOUT_S = 1800.0
 """Seconds that compiling a whole hyperspace may take on a slow board."""
 
 
 def seconds(duration: str) -> float:
-    """`90s`, `5m` or `1.5h` in seconds; raises a usage error."""
+    """`90s`, `5m`, `1.5h` or `90d` in seconds; raises a usage error."""
     match = _DURATION.fullmatch(duration)
     if match is None or float(match[1]) <= 0:
-        raise typer.BadParameter(f"'{duration}' is not a duration; write 90s, 5m or 1h.")
+        raise typer.BadParameter(f"'{duration}' is not a duration; write 90s, 5m, 1h or 90d.")
     return float(match[1]) * _SECONDS[match[2]]
 
 
@@ -74,19 +74,32 @@ def open_database(option: str | None) -> Iterator[Database]:
         from ..db.engine import Database
     database = Database.open(config.database_url(option))
     try:
+        _know_hyperspaces(database)
         yield database
     finally:
         database.close()
 
 
+def _know_hyperspaces(database: Database) -> None:
+    """Make the hyperspaces that users defined known by their names."""
+    from ..db.spaces import list_hyperspaces
+    from ..spaces.definition import parse_hyperspace, register
+    from ..spaces.hyperspace import HYPERSPACES
+
+    with database.session(read_only=True) as session:
+        for row in list_hyperspaces(session):
+            if row.name not in HYPERSPACES:
+                register(parse_hyperspace(row.definition))
+
+
 @contextmanager
-def latency_client(database: Database, server: str | None) -> Iterator[LatencyClient]:
+def latency_client(database: Database, server: str | None) -> Iterator[Client]:
     """A client of the service at `--server` or MILLISEEK_SERVER, else of one started here on a loopback port."""
-    from ..client import LatencyClient
+    from ..client import Client
 
     address = config.server_address(server)
     if address is not None:
-        with LatencyClient(address, timeout_s=COMPILE_TIMEOUT_S) as client:
+        with Client(address, timeout_s=COMPILE_TIMEOUT_S) as client:
             yield client
         return
     from ..predictors.service import LatencyService
@@ -95,7 +108,7 @@ def latency_client(database: Database, server: str | None) -> Iterator[LatencyCl
     with (
         LatencyService(database) as service,
         InProcessServer(service) as started,
-        LatencyClient(started.address, timeout_s=COMPILE_TIMEOUT_S) as client,
+        Client(started.address, timeout_s=COMPILE_TIMEOUT_S) as client,
     ):
         yield client
 

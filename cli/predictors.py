@@ -70,7 +70,7 @@ def show(name: Name, db: Db = None, json: Json = False) -> None:
 
 @app.command()
 def check(name: Name, db: Db = None, json: Json = False) -> None:
-    """Measure a few reference kernels again: does the predictor still hold on this machine?"""
+    """Measure a few reference kernels again: does the predictor still hold?"""
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
         from ..predictors.drift import check as run_check
         from ..predictors.versions import predictor_version

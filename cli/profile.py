@@ -50,7 +50,7 @@ def profile(
     how many of the kernels that are never trained on are predicted within 10 %.
     """
     from ..predictors.profiling import profile as run_profile
-    from ..predictors.targets import local_target
+    from ..predictors.targets import device_target
     from ..predictors.versions import predictor_version
     from ..spaces.hyperspace import HYPERSPACES
     from ..spaces.space import named_space
@@ -62,7 +62,7 @@ def profile(
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
         result = run_profile(
             database,
-            local_target(database, target),
+            device_target(database, target),
             sources,
             budget_s,
             published=not space,

@@ -23,11 +23,11 @@ from .options import (
 from .output import OnProgress, milliseconds, note, out, percent, print_json, print_table, progress_bar, size
 
 if TYPE_CHECKING:
-    from ..client import LatencyClient
+    from ..client import Client
     from ..db.engine import Database
     from ..nas.data import Pictures
     from ..nas.workflow import ExportedSubnet
-    from ..predictors.targets import LocalTarget
+    from ..predictors.targets import DeviceTarget
 
 HYPERSPACE = "tiny32"
 EVALUATED_SPACES = 500
@@ -62,11 +62,11 @@ def quickstart(
     """
     with extras("search"):
         from ..nas.data import parse_data
-    from ..predictors.targets import local_target
+    from ..predictors.targets import device_target
 
     started = time.monotonic()
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        local = local_target(database, target)
+        local = device_target(database, target)
         pictures = parse_data(data)
         run = _Run(database, local, pictures, {"minutes": minutes, "data": data, "seed": seed}, server, on_progress)
         exported, earlier_s = run.finish(folder)
@@ -102,7 +102,7 @@ class _Run:
     def __init__(
         self,
         database: Database,
-        target: LocalTarget,
+        target: DeviceTarget,
         pictures: Pictures,
         config: dict[str, Any],
         server: str | None,
@@ -194,7 +194,7 @@ class _Run:
         )
         return {"predictor": result.predictor}
 
-    def _space(self, client: LatencyClient) -> dict[str, Any]:
+    def _space(self, client: Client) -> dict[str, Any]:
         from ..nas.budget import Budget
         from ..nas.workflow import SpacePlan, best_space, design_space
         from ..spaces.hyperspace import hyperspace_named
@@ -208,7 +208,7 @@ class _Run:
             evaluations=EVALUATED_SPACES,
             seed=self.seed,
         )
-        ranking, constraints_ms = design_space(
+        designed = design_space(
             self.database,
             client,
             self.target,
@@ -218,7 +218,7 @@ class _Run:
             plan,
             on_progress=self.on_progress,
         )
-        return {"space": best_space(ranking).encoding, "budgets_ms": list(constraints_ms)}
+        return {"space": best_space(designed.ranking).encoding, "budgets_ms": list(designed.constraints_ms)}
 
     def _calibrate(self) -> dict[str, Any]:
         """Look closer where the search goes: the networks of the winning space, beside those of the hyperspace."""
@@ -261,7 +261,7 @@ class _Run:
         )
         return {"supernet": self.name}
 
-    def _search(self, client: LatencyClient) -> dict[str, Any]:
+    def _search(self, client: Client) -> dict[str, Any]:
         from ..nas.supernets import load_supernet
         from ..nas.workflow import find_subnets
 

@@ -45,10 +45,10 @@ def search(
         from ..nas.supernets import load_supernet
         from ..nas.workflow import default_budgets_ms, find_subnets
     from ..predictors.lookup import LatencyLookup
-    from ..predictors.targets import local_target
+    from ..predictors.targets import device_target
 
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        local = local_target(database, target)
+        local = device_target(database, target)
         pictures = parse_data(data)
         trained = load_supernet(database, supernet, pictures)
         name = study or f"{supernet}-{local.name.replace('/', '-')}-{seed}"

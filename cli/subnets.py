@@ -16,7 +16,7 @@ from .output import milliseconds, note, percent, print_json, print_table
 if TYPE_CHECKING:
     import numpy as np
 
-    from ..client import LatencyClient
+    from ..client import Client
     from ..spaces.space import Space, Subnet
 
 CHUNK = 20_000
@@ -25,7 +25,7 @@ MAX_LINE = 2000
 """Characters; no subnet has so many, and no longer line is read to its end."""
 
 
-def predict_subnets(client: LatencyClient, file: Path, space_name: str, target: str, *, json: bool) -> None:
+def predict_subnets(client: Client, file: Path, space_name: str, target: str, *, json: bool) -> None:
     """Print the latency of every subnet in `file` (`-`: standard input); blank lines are skipped.
 
     Raises InvalidInput, naming the line, for what is no subnet of the space.

@@ -37,13 +37,13 @@ def train(
         from ..nas.data import parse_data
         from ..nas.supernet import Recipe, StepReport, SupernetTraining
         from ..nas.supernets import train_supernet
-    from ..predictors.targets import local_target
+    from ..predictors.targets import device_target
     from ..spaces.space import Space
 
     budget_s = seconds(budget)
     decoded = Space.decode(space)
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        local = local_target(database, target)
+        local = device_target(database, target)
         pictures = parse_data(data)
         chosen = name or f"{space}-{pictures.fingerprint[:8]}-{seed}"
         recipe = Recipe(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import gzip
 import json
 import os
-from collections.abc import Callable, Sequence
+import pwd
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -161,9 +165,9 @@ def keep() -> Callable[[Database, Predictor], str]:
         from milliseek.db.artefacts import save_artefact
         from milliseek.db.predictors import add_predictor
         from milliseek.predictors.predictor import to_bytes
-        from milliseek.predictors.targets import local_target
+        from milliseek.predictors.targets import device_target
 
-        target = local_target(database, predictor.target)
+        target = device_target(database, predictor.target)
         held_out: dict[str, Any] = predictor.report.figures(predictor.correction.interval)
         with database.session() as session:
             row = add_predictor(
@@ -190,3 +194,61 @@ def home(tmp_path: Path, made_up: Predictor, keep: Callable[[Database, Predictor
     keep(database, made_up)
     database.close()
     return folder
+
+
+def _postgres_programs() -> Path | None:
+    """The folder of initdb, pg_ctl and postgres, the newest if there are several."""
+    if found := shutil.which("postgres"):
+        return Path(found).resolve().parent
+    versions = Path("/usr/lib/postgresql").glob("*/bin/postgres")
+    return max((path.parent for path in versions), key=lambda path: float(path.parts[-2]), default=None)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[str]:
+    """The URL of a database on a throwaway PostgreSQL, reached over a socket in a folder of its own.
+
+    MILLISEEK_TEST_POSTGRES names a database on another server instead, made for this: the tests drop what is in its
+    schema `public`. Where there is no PostgreSQL they are skipped, or fail if MILLISEEK_TEST_POSTGRES is `required`.
+    """
+    given = os.environ.get("MILLISEEK_TEST_POSTGRES", "")
+    if given not in ("", "required"):
+        yield given
+        return
+    if (programs := _postgres_programs()) is None:
+        (pytest.fail if given else pytest.skip)("no PostgreSQL here; on Debian or Ubuntu: apt install postgresql")
+    folder = tempfile.mkdtemp(prefix="milliseek-postgres-")  # not pytest's, which other accounts cannot enter
+    account: dict[str, Any] = {}
+    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
+        nobody = pwd.getpwnam("nobody")
+        account = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+        os.chown(folder, nobody.pw_uid, nobody.pw_gid)
+
+    def run(program: str, *arguments: str) -> None:
+        command = [programs / program, "-D", f"{folder}/data", *arguments]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False, **account)
+        assert done.returncode == 0, f"{program}: {done.stdout}{done.stderr}"
+
+    # Ends the server when its input closes, even if that is because these tests were killed.
+    end = 'read -r _; "$0/pg_ctl" -D "$1/data" -m immediate -s stop; rm -rf "$1"'
+    watch = ["sh", "-c", end, programs, folder]
+    with subprocess.Popen(watch, stdin=subprocess.PIPE, cwd="/", start_new_session=True, **account):
+        run("initdb", "--username=milliseek", "--auth=trust", "--encoding=UTF8", "--locale=C", "--no-sync")
+        settings = "-c listen_addresses= -c fsync=off -c full_page_writes=off -c synchronous_commit=off"
+        run("pg_ctl", "--wait", f"--log={folder}/log", f"--options=-k {folder} {settings}", "start")
+        yield f"postgresql://milliseek@/postgres?host={folder}"
+
+
+@pytest.fixture
+def postgres_url(postgres_server: str) -> str:
+    """The URL of an empty PostgreSQL database."""
+    from sqlalchemy import create_engine, text
+
+    engine = create_engine(postgres_server.replace("postgresql://", "postgresql+psycopg://"))
+    with engine.begin() as connection:
+        others = "datname = current_database() AND pid <> pg_backend_pid()"
+        connection.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"))
+        connection.execute(text("DROP SCHEMA public CASCADE"))
+        connection.execute(text("CREATE SCHEMA public"))
+    engine.dispose()
+    return postgres_server

@@ -22,7 +22,7 @@ EXTRAS = PROJECT["optional-dependencies"]
 NOT_INSTALLED = {"tests", "benchmarks", "docs", "build", "dist"}
 # A CUDA build of torch brings these and pins them itself; the constraints are those of the CPU build.
 GPU_PACKAGES = re.compile(r"(nvidia|cuda|triton)(-|$)")
-FACE = {"__init__.py", "__main__.py", "client.py", "config.py", "errors.py", "results.py"}
+FACE = {"__init__.py", "__main__.py", "config.py", "errors.py", "results.py"}
 
 
 def rooms():
