@@ -203,8 +203,9 @@ class Fleet:
             await _wait(self._work, self.config.poll_s)
 
     async def _hand_out(self, links: Sequence[AgentLink]) -> int:
-        """Lease jobs for some of these agents, those with the least to do, then those heard of last, first; how many were leased."""
+        """Lease jobs for some of these agents, at first those with the least to do; how many were leased."""
         models = Counter(link.model for link in self._links.values())
+        # Of two that do as much, the one heard of last: the other may be gone.
         chosen = sorted(links, key=lambda link: (len(link.held), -link.heard_at))[:_LEASED_AT_ONCE]
         # Devices of one model share the queue: none takes the second job before all have their first.
         asked = [(link.device, 1 if link.model and models[link.model] > 1 else link.free) for link in chosen]

@@ -5,6 +5,7 @@ import json
 import queue
 import threading
 import uuid
+from contextlib import suppress
 
 import grpc
 import pytest
@@ -94,6 +95,19 @@ class StandIn:
         assert response.WhichOneof("message") == kind, response
         return getattr(response, kind)
 
+    def next_job(self, *leases):
+        """The next job, for an agent that must go on giving signs of life; it may be told to drop others before."""
+        while True:
+            self.beat(*leases)
+            with suppress(queue.Empty):
+                response = self._heard.get(timeout=0.05)
+                if isinstance(response, grpc.RpcError):
+                    raise response
+                assert response is not None
+                if response.HasField("job"):
+                    return response.job
+                assert response.HasField("drop")
+
     def ready(self, *leases):
         """Through the greetings: from now on it gets jobs."""
         self.expect("welcome")
@@ -149,7 +163,7 @@ def config():
 @pytest.fixture
 def hasty():
     """Agents must be quick to be heard."""
-    return FleetConfig(heartbeat_s=0.2, lease_s=0.5, poll_s=0.02, tend_s=0.05, retry_s=0.05)
+    return FleetConfig(heartbeat_s=0.4, lease_s=0.8, poll_s=0.02, tend_s=0.05, retry_s=0.05)
 
 
 @pytest.fixture

@@ -267,12 +267,10 @@ class TestLeases:
         server = start(database, hasty)
         silent = agent(server, "pi4-0", model="pi4").ready()
         (id_,) = jobs.put("pi4")
-        old = silent.expect("job").lease
+        old = silent.next_job().lease
         silent.cut()
         other = agent(server, "pi4-1", model="pi4").ready()
-        while jobs.job(id_).lease_device != "pi4-1":
-            other.beat()
-        new = other.expect("job")
+        new = other.next_job()
         assert (jobs.job(id_).lease_device, jobs.job(id_).tries) == ("pi4-1", 2)
         other.answer(new.lease)
         other.expect("taken")
@@ -285,7 +283,7 @@ class TestLeases:
         server = start(database, hasty)
         board = agent(server).ready()
         (id_,) = jobs.put()
-        lease = board.expect("job").lease
+        lease = board.next_job().lease
         first = jobs.job(id_).lease_expires_at
         while (jobs.job(id_).lease_expires_at - first).total_seconds() < 3 * hasty.lease_s:
             board.beat(lease)
@@ -295,7 +293,7 @@ class TestLeases:
         server = start(database, hasty)
         board = agent(server).ready()
         (id_,) = jobs.put()
-        lease = board.expect("job").lease
+        lease = board.next_job().lease
         board.cut()
         jobs.wait(id_, "queued")
         back = agent(server, register=False)
@@ -309,7 +307,7 @@ class TestLeases:
         (id_,) = jobs.put(max_tries=3)
         for _ in range(3):
             board = agent(server).ready()
-            board.expect("job")
+            board.next_job()
             board.cut()
             jobs.wait(id_, "queued", "failed")
         assert "Set aside after 3 tries" in jobs.wait(id_, "failed").failure
@@ -319,7 +317,7 @@ class TestLeases:
         server = start(database, replace(hasty, on_expired=told.append))
         board = agent(server).ready()
         (id_,) = jobs.put()
-        board.expect("job")
+        board.next_job()
         board.cut()
         jobs.wait(id_, "queued")
         until(lambda: told == [1])

@@ -3,7 +3,7 @@
 import random
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import grpc
 import pytest
@@ -105,7 +105,8 @@ def test_no_job_is_lost_or_stuck_however_often_the_server_is_killed(url, jobs, a
         with process(url, 1) as (served, address):
             if rng.random() < 0.3:
                 memory.lose()
-            memory.serve(agent(address), rng.randrange(1, 40), all_done)
+            with suppress(grpc.RpcError):  # who waits too long without a word is sent away
+                memory.serve(agent(address), rng.randrange(1, 40), all_done)
             served.kill()
             kills += 1
     assert kills > 3

@@ -257,9 +257,9 @@ def test_a_cleaned_queue_keeps_what_is_young(server, database, jobs, agent, monk
     assert not (database.artefacts.root / files[0][:2] / files[0]).exists()
 
 
-def test_a_stream_that_is_silent_keeps_no_leases(start, database, config, agent, jobs, monkeypatch):
+def test_a_stream_that_is_silent_keeps_no_leases(start, database, config, agent, jobs):
     """Half of a connection may be gone while the other half knows nothing of it."""
-    server = start(database, replace(config, heartbeat_s=60, lease_s=0.4))
+    server = start(database, replace(config, heartbeat_s=3, lease_s=0.4))
     silent = agent(server, "pi4-0", model="pi4").ready()
     (id_,) = jobs.put("pi4", max_tries=100)
     silent.expect("job")
