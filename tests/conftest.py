@@ -7,6 +7,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from milliseek.db.engine import Database
     from milliseek.kernels.kernel import Kernel
     from milliseek.predictors.predictor import Predictor
+
+# A shell's background jobs inherit that ctrl-C is ignored, and so would the programs that tests interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 WIDTHS = (256, 512, 768, 1024)
 FAMILIES = ("plain", "residual", "mobile", "shuffle")
