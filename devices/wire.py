@@ -24,25 +24,27 @@ def opening(header: Header, payload_bytes: int) -> bytes:
 
 
 class FrameReader:
-    """Collects bytes as they arrive and gives back whole frames."""
+    """Collects bytes as they arrive and gives back whole frames; what belongs to a frame is joined once, at its end."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray()
+        self._parts: list[bytes] = []
+        self._have, self._need = 0, PREFIX.size
 
     def feed(self, data: bytes) -> None:
         """Take the next bytes of the stream."""
-        self._buffer += data
+        self._parts.append(data)
+        self._have += len(data)
 
     def take(self) -> tuple[Header, bytes] | None:
         """The first complete frame, or None when more bytes are needed."""
-        if len(self._buffer) < PREFIX.size:
+        if self._have < self._need:
             return None
-        header_size, payload_size = PREFIX.unpack_from(self._buffer)
+        start = b"".join(self._parts)
+        self._parts = [start]
+        header_size, payload_size = PREFIX.unpack_from(start)
         middle, end = PREFIX.size + header_size, PREFIX.size + header_size + payload_size
-        if len(self._buffer) < end:
+        if self._have < end:
+            self._need = end
             return None
-        header = json.loads(self._buffer[PREFIX.size : middle])
-        with memoryview(self._buffer) as view:
-            payload = bytes(view[middle:end])
-        del self._buffer[:end]
-        return header, payload
+        self._parts, self._have, self._need = [start[end:]], self._have - end, PREFIX.size
+        return json.loads(start[PREFIX.size : middle]), start[middle:end]
