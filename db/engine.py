@@ -6,6 +6,7 @@ import errno
 import json
 import sqlite3
 import tempfile
+import time
 import urllib.parse
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -23,6 +24,7 @@ from .failures import storage_errors
 from .schema import apply_migrations, check_revision, current_revision
 
 _BUSY_TIMEOUT_S = 30
+_BUSY_POLL_S = 0.01
 _READ_ONLY = "milliseek_read_only"  # execution option that tells the BEGIN of a reading transaction
 
 
@@ -240,13 +242,21 @@ def _publish(partial: Path, path: Path) -> None:
 
 def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # Python's driver begins too late and too weakly: `_begin` does it
-    for pragma in ("foreign_keys=ON", "synchronous=NORMAL", "journal_mode=WAL"):
+    for pragma in ("foreign_keys=ON", "synchronous=NORMAL"):
+        connection.execute(f"PRAGMA {pragma}")
+    # Two connections that both make a new file's journal a WAL would wait for each other, so SQLite refuses one of
+    # them at once, whatever the timeout: it tries again here.
+    given_up = time.monotonic() + _BUSY_TIMEOUT_S
+    while True:
         try:
-            connection.execute(f"PRAGMA {pragma}")
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
         except sqlite3.OperationalError as error:
-            # A read-only file keeps the journal that it has, and can still be read.
-            if error.sqlite_errorname != "SQLITE_READONLY":
+            if error.sqlite_errorname == "SQLITE_READONLY":
+                return  # the file keeps the journal that it has, and can still be read
+            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > given_up:
                 raise
+            time.sleep(_BUSY_POLL_S)
 
 
 def _begin(connection: Connection) -> None:
