@@ -250,13 +250,14 @@ def _set_pragmas(connection: sqlite3.Connection, _record: object) -> None:
     while True:
         try:
             connection.execute("PRAGMA journal_mode=WAL")
-            return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorname == "SQLITE_READONLY":
-                return  # the file keeps the journal that it has, and can still be read
-            if error.sqlite_errorname != "SQLITE_BUSY" or time.monotonic() > given_up:
+            if error.sqlite_errorname == "SQLITE_BUSY" and time.monotonic() < given_up:
+                time.sleep(_BUSY_POLL_S)
+                continue
+            # A read-only file keeps the journal that it has, and can still be read.
+            if error.sqlite_errorname != "SQLITE_READONLY":
                 raise
-            time.sleep(_BUSY_POLL_S)
+        return
 
 
 def _begin(connection: Connection) -> None:
