@@ -30,6 +30,7 @@ class ProtocolConfig:
     quantile: the latency is this quantile of the batches of all good slices: of the candidates tried
         (minimum, 0.1, 0.25, median) the lowest ones repeat best, and 0.1 does not hang on one lucky batch.
     spread_limit: a visit whose median exceeds the latency by this factor is flagged as disturbed too.
+    gate_patience_s: how long an agent waits for a moment in which the gate opens before it gives a job back.
     time_limit_s: wall time for one candidate, loading included, before its process is killed.
     """
 
@@ -48,6 +49,7 @@ class ProtocolConfig:
     pause_ms: float = 10.0
     quantile: float = 0.1
     spread_limit: float = 1.12
+    gate_patience_s: float = 30.0
     time_limit_s: float = 60.0
 
     def to_dict(self) -> dict[str, float]:
@@ -83,6 +85,9 @@ class Visit:
 
     def is_good(self, probe_best_ms: float | None = None, probe_threshold: float = 1.12) -> bool:
         """Whether the visit may be fitted on, seen from a better probe that came later in the sitting."""
+        return self.error is None and not self.disturbed and self.is_quiet(probe_best_ms, probe_threshold)
+
+    def is_quiet(self, probe_best_ms: float | None = None, probe_threshold: float = 1.12) -> bool:
+        """Whether the gate was open for what counted; a visit may be disturbed all the same, by noise of its own."""
         best = self.probe_best_ms if probe_best_ms is None else min(self.probe_best_ms, probe_best_ms)
-        worst = max(self.probe_before_ms, self.probe_after_ms)
-        return self.error is None and not self.disturbed and worst <= probe_threshold * best
+        return max(self.probe_before_ms, self.probe_after_ms) <= probe_threshold * best

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
+from itertools import chain, repeat
 from typing import Any
 
 import onnx
@@ -119,7 +120,7 @@ def test_a_job_over_its_memory_is_refused(service: Any, start: Any, job: Any) ->
 
 
 def test_a_disturbed_machine_reports_nothing(service: Any, start: Any, job: Any) -> None:
-    start(ProtocolConfig(probe_threshold=0.0, visit_ms=1.0, patience_ms=5.0))  # no probe is good enough
+    start(ProtocolConfig(probe_threshold=0.0, visit_ms=1.0, patience_ms=5.0, gate_patience_s=0.1))  # it never opens
     service.assign(job("a"))
     outcome = service.outcome("a")
     assert "disturbed" in outcome.failure
@@ -136,6 +137,24 @@ def test_one_good_visit_is_enough_and_the_others_stay_flagged(
     outcome, _ = JobRunner(quick).run(job("a"), b"")
     assert not outcome.failure
     assert [visit["disturbed"] for visit in json.loads(outcome.result_json)["visits"]] == [True, False]
+
+
+def test_it_waits_for_a_quiet_moment(quick: ProtocolConfig, job: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shut = Visit(1.0, probe_before_ms=2.0, probe_after_ms=2.0, probe_best_ms=1.0, disturbed=True)
+    answers = chain(repeat([shut], 20), [[Visit(0.9)]])
+    monkeypatch.setattr(LocalDevice, "measure", lambda *_, **__: next(answers))
+    outcome, _ = JobRunner(quick).run(job("a"), b"")
+    assert json.loads(outcome.result_json)["visits"][0]["latency_ms"] == 0.9
+
+
+def test_a_model_that_is_noisy_on_a_quiet_machine_is_reported_with_its_flag(
+    quick: ProtocolConfig, job: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noisy = Visit(1.0, spread_ms=0.5, probe_before_ms=1.0, probe_after_ms=1.05, probe_best_ms=1.0, disturbed=True)
+    monkeypatch.setattr(LocalDevice, "measure", lambda *_, **__: [noisy])
+    outcome, _ = JobRunner(quick).run(job("a"), b"")
+    assert not outcome.failure
+    assert [visit["disturbed"] for visit in json.loads(outcome.result_json)["visits"]] == [True]
 
 
 def test_targets_that_take_turns_keep_their_processes(quick: ProtocolConfig, job: Any) -> None:
