@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from sqlalchemy import delete, select
@@ -45,19 +46,14 @@ class ArtefactStore:
         the first seconds may damage it, which `read` will notice. `kind` says what it is, for the message of the
         StorageError raised when the disk is full or read-only.
         """
-        staged = self.stage(data, kind, durable=durable)
-        staged.publish()
-        return staged.sha256
+        sha256 = hashlib.sha256(data).hexdigest()
+        if not self._is_whole(sha256, data, kind):
+            self._stage(data, kind, durable, sha256).publish()
+        return sha256
 
     def stage(self, data: bytes, kind: str, *, durable: bool = True) -> StagedArtefact:
         """The first half of `put`, for bytes that may yet turn out not to be wanted: `publish` them, or `discard`."""
-        sha256 = hashlib.sha256(data).hexdigest()
-        path = self._locate(sha256)
-        partial: Path | None = None
-        with self._storing(kind, len(data)):
-            if not (path.is_file() and path.read_bytes() == data):  # a damaged file is replaced
-                partial = _write_partial(path, data, durable=durable)
-        return StagedArtefact(self, data, sha256, kind, path, partial, durable)
+        return self._stage(data, kind, durable)
 
     def holds(self, sha256: str) -> bool:
         """Whether the file of an artefact is there."""
@@ -94,6 +90,16 @@ class ArtefactStore:
         """
         self._locate(sha256).unlink(missing_ok=True)
 
+    def _stage(self, data: bytes, kind: str, durable: bool, sha256: str | None = None) -> StagedArtefact:
+        with self._storing(kind, len(data)):
+            return StagedArtefact(self, data, kind, durable, _write_partial(self.root, data, durable=durable), sha256)
+
+    def _is_whole(self, sha256: str, data: bytes, kind: str) -> bool:
+        """Whether the file is there and undamaged."""
+        path = self._locate(sha256)
+        with self._storing(kind, len(data)):
+            return path.is_file() and path.read_bytes() == data
+
     @contextmanager
     def _storing(self, kind: str, size_bytes: int) -> Iterator[None]:
         try:
@@ -112,15 +118,19 @@ class ArtefactStore:
 
 @dataclass(frozen=True)
 class StagedArtefact:
-    """Bytes that are on the disk, but not yet under their name; `partial` is None where they are already there."""
+    """Bytes that are on the disk, in the file `partial`, but not yet under their name."""
 
     store: ArtefactStore
     data: bytes
-    sha256: str
     kind: str
-    path: Path
-    partial: Path | None
     durable: bool
+    partial: Path
+    known_sha256: str | None = None
+
+    @cached_property
+    def sha256(self) -> str:
+        """The name that the file will have; hashing takes longer than writing, so it is left to whoever needs it."""
+        return self.known_sha256 or hashlib.sha256(self.data).hexdigest()
 
     @property
     def size_bytes(self) -> int:
@@ -128,29 +138,22 @@ class StagedArtefact:
         return len(self.data)
 
     def publish(self) -> None:
-        """Give the file its name; raises StorageError."""
+        """Give the file its name, in place of a damaged one that has it; raises StorageError."""
+        path = self.store._locate(self.sha256)
         with self.store._storing(self.kind, self.size_bytes):
-            partial = self.partial
-            if partial is None:
-                if self.path.is_file():
-                    return
-                partial = _write_partial(self.path, self.data, durable=self.durable)  # discarded in the meantime
             try:
-                partial.replace(self.path)
+                path.parent.mkdir(exist_ok=True)
+                self.partial.replace(path)
             except BaseException:
-                partial.unlink(missing_ok=True)
+                self.discard()
                 raise
             if self.durable:
-                folder = os.open(self.path.parent, os.O_RDONLY)
-                try:
-                    os.fsync(folder)  # the new name must survive a power cut as well
-                finally:
-                    os.close(folder)
+                for folder in (path.parent, self.store.root):  # the new names must survive a power cut as well
+                    _sync(folder)
 
     def discard(self) -> None:
-        """Delete the file, unless it was there before."""
-        if self.partial is not None:
-            self.partial.unlink(missing_ok=True)
+        """Delete the file."""
+        self.partial.unlink(missing_ok=True)
 
 
 def record_artefact(session: Session, sha256: str, kind: str, size_bytes: int) -> Artefact:
@@ -168,7 +171,11 @@ def save_artefact(session: Session, store: ArtefactStore, data: bytes, kind: str
 
     If the session fails later, the file stays, unreferenced and harmless.
     """
-    return save_staged(session, store.stage(data, kind, durable=durable))
+    sha256 = hashlib.sha256(data).hexdigest()
+    if store._is_whole(sha256, data, kind):
+        record_artefact(session, sha256, kind, len(data))
+        return store.put(data, kind, durable=durable)  # unless it was discarded in the meantime, it is there
+    return save_staged(session, store._stage(data, kind, durable, sha256))
 
 
 def save_staged(session: Session, staged: StagedArtefact) -> str:
@@ -196,11 +203,11 @@ def forget_artefact(session: Session, sha256: str) -> bool:
     return True
 
 
-def _write_partial(path: Path, data: bytes, *, durable: bool) -> Path:
-    """Write the bytes beside `path`, under a name of their own."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def _write_partial(root: Path, data: bytes, *, durable: bool) -> Path:
+    """Write the bytes into the folder, under a name of their own."""
+    root.mkdir(parents=True, exist_ok=True)
     # Not tempfile's: its files are for their owner only, and a store may be shared like any folder.
-    partial = path.with_name(f".partial-{uuid.uuid4().hex}")
+    partial = root / f".partial-{uuid.uuid4().hex}"
     try:
         with partial.open("xb") as file:
             file.write(data)
@@ -211,3 +218,11 @@ def _write_partial(path: Path, data: bytes, *, durable: bool) -> Path:
         partial.unlink(missing_ok=True)
         raise
     return partial
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -44,9 +44,12 @@ class ModelReader:
         if child is not None:
             child.close(at_once=True)
 
-    def outline(self, data: bytes, name: str) -> Outline | None:
-        """`networks.outline`: the file is checked from end to end."""
-        answer, hollow = self._ask({"op": "outline", "name": name}, data, READING_LIMIT_S)
+    def outline(self, model: bytes | Path, name: str) -> Outline | None:
+        """`networks.outline` of bytes or of a file, which the child reads itself: it is checked from end to end."""
+        request: Header = {"op": "outline", "name": name}
+        if isinstance(model, Path):
+            request["path"], model = str(model), b""
+        answer, hollow = self._ask(request, model, READING_LIMIT_S)
         return Outline(hollow, answer["precision"]) if answer else None
 
     def prepare(self, cache: Path, data: bytes, form: ModelForm, name: str) -> PreparedModel:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ..db.artefacts import StagedArtefact, save_staged
+from ..db.artefacts import StagedArtefact, save_artefact, save_staged
 from ..db.engine import Database
 from ..db.networks import find_model, get_or_create_model
 from ..devices.runtime import ZEROS
@@ -176,7 +176,10 @@ def store_network(database: Database, data: bytes, name: str) -> str:
 
 def keep_network(database: Database, data: bytes, name: str, form: str) -> str:
     """Keep a file that was checked, or a skeleton; returns its SHA-256."""
-    return keep_staged(database, stage_network(database, data), name, form)
+    with database.session() as session:
+        sha256 = save_artefact(session, database.artefacts, data, "model", durable=False)
+        get_or_create_model(session, sha256, format=form, name=name)
+    return sha256
 
 
 def stage_network(database: Database, data: bytes) -> StagedArtefact:

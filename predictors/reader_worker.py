@@ -1,7 +1,8 @@
 """The process in which files from others are parsed: `python -m milliseek.predictors.reader_worker`.
 
 A file may be made to crash its parser or to take all time and memory; here it costs this process. The first request
-tells the limit on memory; after it come `outline`, `prepare`, `precision` and `operators`, each with a model file.
+tells the limit on memory; after it come `outline`, `prepare`, `precision` and `operators`, each with a model file or,
+because 20 MB take their time through a pipe, with the path of one.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from .networks import ModelForm, model_precision, outline, prepare
 def answer(request: Header, model: bytes) -> tuple[Header, bytes]:
     """Header and payload of the answer to one request."""
     try:
+        if "path" in request:
+            model = Path(request["path"]).read_bytes()
         return _read(request, model, request["name"])
     except MemoryError:
         raise InvalidInput(f"{request['name']} takes more memory than a model may.", "Give a smaller model.") from None

@@ -34,7 +34,7 @@ REMEMBERED_PREDICTIONS = 256
 REMEMBERED_TABLES = 8
 PATIENCE_S = 10.0
 """Seconds that somebody who asks waits for the agent of a device to come back, where only the device can tell."""
-STAGED_UPLOADS = 4
+HASHED_UPLOADS = 4
 
 
 class LatencyService:
@@ -50,7 +50,7 @@ class LatencyService:
         self._predictions: Remembered[tuple[str, str], Prediction] = Remembered(REMEMBERED_PREDICTIONS)
         self._tables: Remembered[tuple[str, str], LatencyLookup] = Remembered(REMEMBERED_TABLES)
         self._reader, self._preparer = ModelReader(), ModelReader()  # uploads do not wait for conversions
-        self._staging = ThreadPoolExecutor(STAGED_UPLOADS, thread_name_prefix="milliseek-staging")
+        self._hashing = ThreadPoolExecutor(HASHED_UPLOADS, thread_name_prefix="milliseek-hashing")
         self._lock = threading.Lock()
         self._compiling = threading.Lock()
 
@@ -70,18 +70,19 @@ class LatencyService:
             device.close()
         for reader in (self._reader, self._preparer):
             reader.close()
-        self._staging.shutdown()
+        self._hashing.shutdown()
 
     def store_model(self, data: bytes, name: str) -> str:
         """Check and keep a model file; returns its SHA-256."""
-        # Hashing and writing take as long as checking, and both leave Python to others meanwhile.
-        staging = self._staging.submit(stage_network, self._database, data)
+        staged = stage_network(self._database, data)
+        hashing = self._hashing.submit(lambda: staged.sha256)  # takes as long as checking, and leaves Python to others
         try:
-            outlined = self._reader.outline(data, name)
+            outlined = self._reader.outline(staged.partial, name)
+            hashing.result()
+            sha256 = keep_staged(self._database, staged, name, model_format(data))
         except BaseException:
-            staging.result().discard()
+            staged.discard()
             raise
-        sha256 = keep_staged(self._database, staging.result(), name, model_format(data))
         if outlined is not None:
             self._outlines.put(sha256, outlined)
         return sha256

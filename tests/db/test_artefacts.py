@@ -131,7 +131,7 @@ def test_what_is_stored_again_while_it_is_discarded_is_there(database: Database)
 
     with database.session() as session:
         save_artefact(session, store, b"payload", "payload", durable=False)
-    staged = store.stage(b"payload", "payload", durable=False)  # finds the file
+    staged = store.stage(b"payload", "payload", durable=False)
     with ThreadPoolExecutor(1) as pool:
         with database.session() as session:
             assert forget_artefact(session, staged.sha256)
