@@ -106,6 +106,12 @@ def test_the_width_holds_nine_tenths_of_its_own_scores(scores):
     assert np.mean(np.array(scores) <= conformal_width(np.array(scores))) >= 0.9
 
 
+@pytest.mark.parametrize("networks", [12, 26, 44])
+def test_the_width_covers_nine_tenths_of_new_scores_however_many_it_rests_on(networks: int) -> None:
+    scores = np.random.default_rng(0).random((4000, networks))  # uniform: the width is the share that it covers
+    assert np.mean([conformal_width(row) for row in scores]) == pytest.approx(0.9, abs=0.005)
+
+
 def test_networks_of_doubtful_kernels_have_wider_intervals():
     rng = np.random.default_rng(7)
     known = [replace(n, spread=0.2 if i % 2 else 0.0) for i, n in enumerate(networks(40, rng))]
