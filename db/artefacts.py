@@ -139,6 +139,9 @@ class StagedArtefact:
 
     def publish(self) -> None:
         """Give the file its name, in place of a damaged one that has it; raises StorageError."""
+        if self.store._is_whole(self.sha256, self.data, self.kind):
+            self.discard()
+            return
         path = self.store._locate(self.sha256)
         with self.store._storing(self.kind, self.size_bytes):
             try:
@@ -172,10 +175,10 @@ def save_artefact(session: Session, store: ArtefactStore, data: bytes, kind: str
     If the session fails later, the file stays, unreferenced and harmless.
     """
     sha256 = hashlib.sha256(data).hexdigest()
-    if store._is_whole(sha256, data, kind):
-        record_artefact(session, sha256, kind, len(data))
-        return store.put(data, kind, durable=durable)  # unless it was discarded in the meantime, it is there
-    return save_staged(session, store._stage(data, kind, durable, sha256))
+    if not store._is_whole(sha256, data, kind):
+        return save_staged(session, store._stage(data, kind, durable, sha256))
+    record_artefact(session, sha256, kind, len(data))
+    return store.put(data, kind, durable=durable)  # it was there, and may have been discarded in the meantime
 
 
 def save_staged(session: Session, staged: StagedArtefact) -> str:
