@@ -49,7 +49,7 @@ def latency_table(
     predictor = version.predictor
     target = device_target(database, predictor.target)
     joined = joined_operations(target)
-    blocks = [layer_groups(block_layers(hyperspace, key), joined, gated=bool(key.gated)) for key in keys]
+    blocks = [layer_groups(block_layers(hyperspace, key), joined) for key in keys]
     kernels = layer_kernels(database, target, {group for block in blocks for group in block}, on_progress)
     unique = list({kernel: None for found in kernels.values() for kernel in found})
     kernel_ms = dict(zip(unique, predictor.kernels_ms(unique), strict=True))

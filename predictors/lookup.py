@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import NotReady
 from ..results import LatencyTable
-from ..spaces.codes import HEAD, STEM, BlockKey, check_genes, gene_count, pack_keys, with_input
+from ..spaces.codes import HEAD, STEM, BlockKey, check_genes, gene_count, pack_keys
 from ..spaces.space import Space
 
 CHUNK = 4096
@@ -107,42 +107,28 @@ class _StageGrids:
         self.widths = space.stage_widths(s)
         self._depth_ms = np.full(max(stage.depths) + 2, np.nan)
         self._depth_ms[list(stage.depths)] = 0.0
-        self._gated = block_type.gated
-        self._first_may_add = stage.stride == 1
         expands = [round(100 * expand) for expand in block_type.expands]
 
         def grid(first: int, cins: Sequence[int]) -> _Grid:
-            def key(resolution: int, cin: int, cout: int, kernel: int, expand_pct: int, gated: int) -> BlockKey:
-                ungated = BlockKey(resolution, s, space.stage_block(s), cin, cout, kernel, expand_pct, first)
-                return with_input(space.hyperspace, ungated, gated=bool(gated))[0]
+            def key(resolution: int, cin: int, cout: int, kernel: int, expand_pct: int) -> BlockKey:
+                return BlockKey(resolution, s, space.stage_block(s), cin, cout, kernel, expand_pct, first)
 
-            axes = (space.hyperspace.resolutions, cins, self.widths, block_type.kernels, expands, (0, 1))
+            axes = (space.hyperspace.resolutions, cins, self.widths, block_type.kernels, expands)
             return _Grid(axes, find, key)
 
         self._first, self._others = grid(1, entering), grid(0, self.widths)
 
-    def latency_ms(
-        self, resolution: np.ndarray, genes: np.ndarray, cin: np.ndarray, gated: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Milliseconds of the stage, and width and gatedness (None: nowhere) behind it, from its genes.
-
-        All are (n,) but the genes (1 + 3 * blocks, n).
-        """
+    def latency_ms(self, resolution: np.ndarray, genes: np.ndarray, cin: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Milliseconds of the stage and the width behind it, from its genes; all (n,) but those (1 + 3 * blocks, n)."""
         depth, width = genes[:2]
         total = self._depth_ms.take(depth, mode="clip")
-        total += self._first.latency_ms(resolution, cin, *genes[1:4], gated)
-        if self._gated:
-            gated = np.ones(len(depth), bool)
-        elif gated is not None:
-            gated = gated & (cin == width) if self._first_may_add else None
+        total += self._first.latency_ms(resolution, cin, *genes[1:4])
         for i in range(1, len(genes) // 3):
             cin, (width, kernel, expand) = width, genes[1 + 3 * i : 4 + 3 * i]
             present = depth > i
-            total += np.where(present, self._others.latency_ms(resolution, cin, width, kernel, expand, gated), 0.0)
+            total += np.where(present, self._others.latency_ms(resolution, cin, width, kernel, expand), 0.0)
             width = np.where(present, width, cin)
-            if not self._gated and gated is not None:
-                gated = gated & (cin == width)
-        return total, width, gated
+        return total, width
 
 
 class _SpaceGrids:
@@ -163,9 +149,8 @@ class _SpaceGrids:
         """(n,) of the genes (gene_count, n); NaN for what is no subnet, or has a block that the table lacks."""
         resolution, width = genes[:2]
         total = self._stem.latency_ms(resolution, width)
-        gated: np.ndarray | None = None
         for stage, own in zip(self._stages, np.split(genes[2:], self._ends), strict=True):
-            stage_ms, width, gated = stage.latency_ms(resolution, own, width, gated)
+            stage_ms, width = stage.latency_ms(resolution, own, width)
             total += stage_ms
         total += self._head.latency_ms(resolution, width)
         return total

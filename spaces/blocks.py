@@ -29,15 +29,11 @@ Emit = Callable[[NetworkBuilder, str, str, BlockChoice, int], str]
 
 @dataclass(frozen=True)
 class BlockType:
-    """A block type: the name of its layers in `LAYOUTS`, its kernel sizes and its expansions.
-
-    `gated`: its output is the sum of the shortcut and a gated product, with no convolution in between.
-    """
+    """A block type: the name of its layers in `LAYOUTS`, its kernel sizes and its expansions."""
 
     name: str
     kernels: tuple[int, ...]
     expands: tuple[float, ...] = (1.0,)
-    gated: bool = False
 
     def emit(self, b: NetworkBuilder, name: str, x: str, choice: BlockChoice, stride: int) -> str:
         """Append the layers of one block to `b`; returns the name of its output."""

@@ -23,8 +23,7 @@ class BlockKey(NamedTuple):
 
     `stage` counts from 0 (the fixed stage); STEM holds everything up to the stem convolution's output, HEAD
     everything from the last stage's output on. `expand_pct` is 100 x the expansion; `first` is 1 for the block that
-    carries the stage's stride; `gated` is 1 where the block adds its own input, and that comes, through such sums
-    alone, from a block of a gated type: runtimes may keep it in another layout.
+    carries the stage's stride.
     """
 
     resolution: int
@@ -35,10 +34,9 @@ class BlockKey(NamedTuple):
     kernel: int
     expand_pct: int
     first: int
-    gated: int = 0
 
 
-_BITS = BlockKey(resolution=10, stage=5, block=5, cin=12, cout=12, kernel=4, expand_pct=12, first=1, gated=1)
+_BITS = BlockKey(resolution=10, stage=5, block=5, cin=12, cout=12, kernel=4, expand_pct=12, first=1)
 _OFFSET = BlockKey(resolution=0, stage=2, block=1, cin=0, cout=0, kernel=0, expand_pct=0, first=0)
 
 
@@ -68,39 +66,22 @@ def block_layers(hyperspace: Hyperspace, key: BlockKey) -> tuple[Layer, ...]:
     return tuple(b.layers)
 
 
-def adds_input(hyperspace: Hyperspace, key: BlockKey) -> bool:
-    """Whether the shortcut of a block is its input itself, with no convolution on the way."""
-    return key.cin == key.cout and (not key.first or hyperspace.stages[key.stage].stride == 1)
-
-
-def with_input(hyperspace: Hyperspace, key: BlockKey, *, gated: bool) -> tuple[BlockKey, bool]:
-    """The key of a block whose input is `gated` or not, and whether its output then is."""
-    carried = gated and adds_input(hyperspace, key)
-    return key._replace(gated=int(carried)), carried or hyperspace.block_type(key.stage, key.block).gated
-
-
 def block_keys(hyperspace: Hyperspace, space: Space | None = None) -> list[BlockKey]:
     """Every block that a subnet of `space`, or of any space of the hyperspace, can contain; sorted."""
     keys: set[BlockKey] = set()
     for resolution in hyperspace.resolutions:
         keys.update(BlockKey(resolution, STEM, -1, 3, width, 3, 100, 1) for width in hyperspace.stem_widths)
-        entering = {(width, False) for width in hyperspace.stem_widths}
+        entering = set(hyperspace.stem_widths)
         for s, stage in enumerate(hyperspace.stages):
-            leaving = set()
             windows, types = _choices(hyperspace, space, s)
             for window, block in product(windows, types):
-                inputs = entering
-                for i in range(max(stage.depths)):
-                    outputs = set()
-                    for (cin, gated), cout in product(inputs, window):
-                        key = BlockKey(resolution, s, block, cin, cout, 0, 0, int(i == 0))
-                        key, gated_output = with_input(hyperspace, key, gated=gated)
-                        outputs.add((cout, gated_output))
-                        keys.update(key._replace(kernel=kernel, expand_pct=pct) for kernel, pct in types[block])
-                    leaving |= outputs
-                    inputs = outputs
-            entering = leaving
-        keys.update(BlockKey(resolution, HEAD, -1, width, 0, 1, 100, 0) for width, _ in entering)
+                for first in (1, 0) if max(stage.depths) > 1 else (1,):
+                    keys.update(
+                        BlockKey(resolution, s, block, cin, cout, kernel, pct, first)
+                        for cin, cout, (kernel, pct) in product(entering if first else window, window, types[block])
+                    )
+            entering = {width for window in windows for width in window}
+        keys.update(BlockKey(resolution, HEAD, -1, width, 0, 1, 100, 0) for width in entering)
     return sorted(keys)
 
 

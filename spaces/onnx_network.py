@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from .groups import GATED, LayerGroup
+from .groups import LayerGroup
 from .layers import INPUT, Layer, Network, is_stem, quantised_points
 from .parameters import LayerParameters, NetworkParameters, Quantiser
 
@@ -82,8 +82,7 @@ def layers_model(groups: Sequence[LayerGroup], precision: Precision, weight_bits
 
     A runtime chooses layouts and fuses by what is around a node, so a group alone would be run differently. The graph
     inputs of group i are `in:i:0`, ..., its outputs `out:i:0`, ...; the stem has nothing before it, a classifier
-    nothing after it. What a sum gets from outside feeds a further convolution, as in a network; a gated input has no
-    convolution before it.
+    nothing after it. What a sum gets from outside feeds a further convolution, as in a network.
     """
     chains = [_between_neighbours(group, i) for i, group in enumerate(groups)]
     writer = _Writer(random_parameters([layer for chain in chains for layer in chain], weight_bits), precision)
@@ -122,7 +121,7 @@ def _between_neighbours(group: LayerGroup, i: int) -> list[Layer]:
                 continue
             source = f"in:{i}:{len(before) + len(renamed)}"
             hw = 1 if layer.op == "scale" and j == 1 else layer.in_hw
-            if is_stem(layer) or name.startswith(f"{i}:{GATED}"):
+            if is_stem(layer):
                 renamed[name] = source
                 continue
             before[name] = Layer(name, "conv", (source,), _NEIGHBOUR_CHANNELS, layer.cin, hw, hw)

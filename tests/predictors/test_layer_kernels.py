@@ -51,7 +51,6 @@ def some_groups(target):
     return list(dict.fromkeys(groups_of(target, network_of((1, 2, 3, 5), 0))))[:12]
 
 
-# 4 is the gated one: what follows it in the same stage, or with the same width in the next one, has a gated input.
 @pytest.mark.parametrize("blocks", [(0, 1, 2, 3), (4, 4, 4, 2), (2, 0, 4, 5), (1, 3, 4, 4)], ids=str)
 @pytest.mark.parametrize("seed", [7, 11])
 def test_the_groups_of_a_network_have_its_kernels(device, target, blocks, seed):

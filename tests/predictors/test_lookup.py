@@ -7,7 +7,7 @@ from milliseek.errors import InvalidInput, NotReady
 from milliseek.predictors import lookup as module
 from milliseek.predictors.lookup import LatencyLookup
 from milliseek.results import LatencyTable
-from milliseek.spaces.codes import HEAD, STEM, BlockKey, block_keys, encode_genes, with_input
+from milliseek.spaces.codes import HEAD, STEM, BlockKey, block_keys, encode_genes
 from milliseek.spaces.hyperspace import SMALL32, TINY32
 from milliseek.spaces.space import Space, random_space, random_subnet
 
@@ -22,13 +22,11 @@ def table_of(space, keys):
 def one_by_one(lookup, subnet):
     """What the blocks of a subnet cost, each looked up by its key."""
     keys = [BlockKey(subnet.resolution, STEM, -1, 3, subnet.stem_width, 3, 100, 1)]
-    cin, gated = subnet.stem_width, False
+    cin = subnet.stem_width
     for s, blocks in enumerate(subnet.stages):
         for i, (width, kernel, expand) in enumerate(blocks):
             block = subnet.space.stage_block(s)
-            key = BlockKey(subnet.resolution, s, block, cin, width, kernel, round(100 * expand), int(i == 0))
-            key, gated = with_input(subnet.space.hyperspace, key, gated=gated)
-            keys.append(key)
+            keys.append(BlockKey(subnet.resolution, s, block, cin, width, kernel, round(100 * expand), int(i == 0)))
             cin = width
     keys.append(BlockKey(subnet.resolution, HEAD, -1, cin, 0, 1, 100, 0))
     return lookup.table.constant_ms + lookup.block_ms(keys).sum()

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from milliseek.errors import InvalidInput
-from milliseek.spaces.blocks import ONNXW_BLOCKS, BlockChoice
+from milliseek.spaces.blocks import BlockChoice
 from milliseek.spaces.codes import (
     HEAD,
     STEM,
@@ -21,11 +21,9 @@ from milliseek.spaces.codes import (
     encode_genes,
     gene_count,
     pack_keys,
-    with_input,
 )
 from milliseek.spaces.groups import layer_groups
 from milliseek.spaces.hyperspace import MOBILEW, ONNXW, SMALL32, TINY32
-from milliseek.spaces.layers import NetworkBuilder
 from milliseek.spaces.space import Space, Subnet, random_space, random_subnet
 
 hyperspaces = st.sampled_from([TINY32, SMALL32, ONNXW, MOBILEW])
@@ -71,13 +69,11 @@ def test_no_two_block_keys_pack_to_the_same_number(packed_keys, hyperspace):
 def blocks_of(subnet):
     """Keys of its blocks, in order."""
     found = [BlockKey(subnet.resolution, STEM, -1, 3, subnet.stem_width, 3, 100, 1)]
-    cin, gated = subnet.stem_width, False
+    cin = subnet.stem_width
     for s, blocks in enumerate(subnet.stages):
         for i, (width, kernel, expand) in enumerate(blocks):
             block = subnet.space.stage_block(s)
-            key = BlockKey(subnet.resolution, s, block, cin, width, kernel, round(100 * expand), int(i == 0))
-            key, gated = with_input(subnet.space.hyperspace, key, gated=gated)
-            found.append(key)
+            found.append(BlockKey(subnet.resolution, s, block, cin, width, kernel, round(100 * expand), int(i == 0)))
             cin = width
     return [*found, BlockKey(subnet.resolution, HEAD, -1, cin, 0, 1, 100, 0)]
 
@@ -97,21 +93,9 @@ def test_blocks_add_up_to_the_network(hyperspace, rng):
 def test_the_groups_of_the_blocks_add_up_to_those_of_the_network(hyperspace, rng, joined):
     subnet = random_subnet(random_space(hyperspace, rng), rng)
     groups = Counter(
-        group
-        for key in blocks_of(subnet)
-        for group in layer_groups(block_layers(hyperspace, key), joined, gated=bool(key.gated))
+        group for key in blocks_of(subnet) for group in layer_groups(block_layers(hyperspace, key), joined)
     )
     assert groups == Counter(layer_groups(subnet.network(hyperspace.nominal_classes).layers, joined))
-
-
-@pytest.mark.parametrize("block", ONNXW_BLOCKS, ids=lambda block: block.name)
-def test_a_gated_block_type_ends_in_a_sum_with_a_gated_product(block):
-    builder = NetworkBuilder(8, 16)
-    block.emit(builder, "block", "input", BlockChoice(16, block.kernels[0], block.expands[0]), 1)
-    layers = {layer.name: layer for layer in builder.layers}
-    last = builder.layers[-1]
-    assert last.op == "add"
-    assert block.gated == any(layers[name].op == "scale" for name in last.inputs if name in layers)
 
 
 @settings(deadline=None, max_examples=20)

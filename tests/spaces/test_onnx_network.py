@@ -10,7 +10,7 @@ from onnx import numpy_helper
 
 from milliseek.devices.facts import local_facts, weight_bits
 from milliseek.spaces.codes import block_keys, block_layers
-from milliseek.spaces.groups import GATED, layer_groups
+from milliseek.spaces.groups import layer_groups
 from milliseek.spaces.hyperspace import TINY32
 from milliseek.spaces.layers import Layer, Network, NetworkBuilder, quantised_points
 from milliseek.spaces.onnx_network import layers_model, network_model, random_parameters
@@ -41,10 +41,9 @@ def picture(network, seed=1):
 
 @pytest.fixture(scope="module")
 def some_groups():
-    """Single layers, sums with what feeds them, and such with a gated input."""
-    # No block type is gated, but layers may be: every second block gets such an input.
-    blocks = [(block_layers(TINY32, key), bool(i % 2)) for i, key in enumerate(block_keys(TINY32)[::7])]
-    found = {group for layers, gated in blocks for group in layer_groups(layers, ("add", "linear"), gated=gated)}
+    """Single layers, and sums with what feeds them."""
+    blocks = [block_layers(TINY32, key) for key in block_keys(TINY32)[::7]]
+    found = {group for layers in blocks for group in layer_groups(layers, ("add", "linear"))}
     return sorted(found, key=repr)[::101]
 
 
@@ -142,7 +141,6 @@ def test_int8_files_with_fitting_scales_are_close_to_fp32(block):
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_groups_side_by_side_make_a_valid_file(precision, some_groups):
     assert {layer.op for group in some_groups for layer in group} >= {"conv", "add", "scale"}
-    assert any(name.startswith(GATED) for group in some_groups for layer in group for name in layer.inputs)
     parsed = onnx.load_from_string(layers_model(some_groups, precision, weight_bits=7))
     onnx.checker.check_model(parsed, full_check=True)
     owners = {output.name.split(":")[1] for output in parsed.graph.output}
