@@ -16,34 +16,42 @@ from .options import (
     DEFAULT_TARGET,
     Data,
     Db,
+    HyperspaceOption,
     Json,
     Seed,
     Server,
-    TargetOption,
     extras,
+    hyperspace_option,
     latency_client,
     milliseconds_list,
     open_database,
 )
 from .output import milliseconds, note, out, percent, print_json, print_table, progress_bar
+from .quality import quality as quality_table
 
 if TYPE_CHECKING:
     from ..db.engine import Database
     from ..nas.published_tables import PublishedTables
-    from ..nas.score import Scorer
     from ..nas.table_search import CompiledTable
     from ..spaces.hyperspace import Hyperspace
 
 app = typer.Typer(help="Search spaces: which blocks and widths a device likes.", no_args_is_help=True)
+app.command("quality")(quality_table)
 
 SHOWN = 10
-HyperspaceOption = Annotated[
-    str,
-    typer.Option("--hyperspace", help="tiny32, small32, onnxw, mobilew, or a YAML file that defines your own."),
-]
 Constraints = Annotated[
-    str | None,
-    typer.Option("--constraints", help="Latency constraints in ms, such as 0.3,0.5.", show_default=False),
+    list[str] | None,
+    typer.Option(
+        "--constraints",
+        help="Latency constraints in ms, such as 0.3,0.5; once for each target, in their order.",
+        show_default=False,
+    ),
+]
+Targets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", "-t", help=f"Target; several: good and fast on all. [default: {DEFAULT_TARGET}]", show_default=False
+    ),
 ]
 Tables = Annotated[
     Path | None,
@@ -64,9 +72,15 @@ Samples = Annotated[int, typer.Option("--samples", min=100, help="Subnets that M
 
 @app.command()
 def evolve(
-    target: TargetOption = DEFAULT_TARGET,
+    targets: Targets = None,
     hyperspace: HyperspaceOption = "small32",
     data: Data = "digits",
+    quality: Annotated[
+        str | None,
+        typer.Option(
+            "--quality", help="Quality table of `spaces quality`; else a small one is made.", show_default=False
+        ),
+    ] = None,
     constraints: Constraints = None,
     tables: Tables = None,
     fixed_ms: FixedMs = None,
@@ -83,12 +97,12 @@ def evolve(
     server: Server = None,
     json: Json = False,
 ) -> None:
-    """Evolve the space whose INT8 networks are good and fast on a target (SpaceEvo)."""
+    """Evolve the space whose INT8 networks are good and fast on one target, or on several (SpaceEvo)."""
     started = time.monotonic()
-    limits = milliseconds_list(constraints) if constraints else None
+    limits = _limits(constraints)
     breeding = {"population": max(20, min(500, evaluations // 5)), "tournament": max(5, min(125, evaluations // 20))}
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        chosen = _hyperspace(hyperspace)
+        chosen = hyperspace_option(hyperspace)
         if tables is not None:
             with extras("search"):
                 from ..nas.scorers import TimedScorer, make_scorer
@@ -109,12 +123,13 @@ def evolve(
                 on_trial=lambda done: on_progress("evolving the space", done, evaluations),
                 **breeding,
             )
-            seconds_scoring = scorer.seconds
+            seconds_scoring, by_target = scorer.seconds, None
         else:
             with extras("search"):
                 from ..nas.budget import Budget
                 from ..nas.data import parse_data
-                from ..nas.workflow import SpacePlan, design_space
+                from ..nas.quality_run import find_table
+                from ..nas.space_design import SpacePlan, design_space
             from ..predictors.targets import device_target
 
             plan = SpacePlan(
@@ -126,22 +141,25 @@ def evolve(
                 seed=seed,
                 **breeding,
             )
-            local = device_target(database, target)
+            wanted = [device_target(database, target) for target in targets or [DEFAULT_TARGET]]
             pictures = parse_data(data)
-            name = study or f"{chosen.name}-{pictures.fingerprint[:8]}-{local.name.replace('/', '-')}-{seed}"
+            of = "+".join(target.name.replace("/", "-") for target in wanted)
+            name = study or f"{chosen.name}-{pictures.fingerprint[:8]}-{of}-{seed}"
             with latency_client(database, server) as client:
                 designed = design_space(
                     database,
                     client,
-                    local,
+                    wanted,
                     chosen,
                     pictures,
                     name,
                     plan,
                     constraints_ms=limits,
+                    quality=find_table(database, quality) if quality else None,
                     on_progress=on_progress,
                 )
-            ranking, used_ms, seconds_scoring = designed.ranking, designed.constraints_ms, designed.seconds_scoring
+            ranking, seconds_scoring, by_target = designed.ranking, designed.seconds_scoring, designed.constraints_ms
+            used_ms = tuple(ms for limits in by_target.values() for ms in limits)
     best = [
         {"space": found.space.encoding, "score": found.score, "p": list(found.p), "quality": _finite(found.quality)}
         for found in ranking
@@ -153,12 +171,13 @@ def evolve(
                 "seconds_scoring": seconds_scoring,
                 "seconds": time.monotonic() - started,
                 "constraints_ms": list(used_ms),
+                "targets": {target: list(limits) for target, limits in (by_target or {}).items()},
                 "evaluations": evaluations,
                 "best": best,
             }
         )
         return
-    note(f"study {name}, constraints {', '.join(map(milliseconds, used_ms))} ms")
+    note(f"study {name}, constraints {', '.join(map(milliseconds, used_ms))} ms{_of_targets(by_target)}")
     _print_scores([(each["space"], each["score"], each["p"]) for each in best[:SHOWN]])
 
 
@@ -196,24 +215,22 @@ def score_spaces(
     """
     with extras("search"):
         from ..nas.fastest import check_constraints
-        from ..nas.scorers import make_scorer
         from ..nas.space_search import scored_space
+        from ..nas.table_search import PUBLISHED, StudyTables, study_tables
 
-    limits = milliseconds_list(constraints) if constraints else None
+    limits = _limits(constraints)
     if (study is None) == (tables is None):
         raise InvalidInput("Scores need tables: those of a study, or published ones.", "Give --study or --tables.")
-    scorer: Scorer
     if tables is not None:
-        chosen = _published(_hyperspace(hyperspace), tables, fixed_ms)
-        scorer = make_scorer(score, chosen, _needed(limits), samples=samples, seed=seed)
+        chosen = _published(hyperspace_option(hyperspace), tables, fixed_ms)
+        found = StudyTables({PUBLISHED: chosen}, {PUBLISHED: _needed(limits)})
     else:
-        from ..nas.table_search import study_tables
-
         assert study is not None
         with open_database(db) as database, _compiled(database, server) as compiled:
-            found, config = study_tables(database, study, compiled)
-        scorer = make_scorer(score, found, limits or config["constraints_ms"], samples=samples, seed=seed)
-    check_constraints(scorer.tables, scorer.constraints_ms)
+            found = study_tables(database, study, compiled).constrained(limits)
+    for target, target_tables in found.tables.items():
+        check_constraints(target_tables, found.constraints_ms[target])
+    scorer = found.scorer(score, samples=samples, seed=seed)
     results = []
     for name in spaces:
         space = scored_space(scorer, name)
@@ -252,7 +269,7 @@ def count(
     from ..spaces.space import Space, Subnet, extreme_subnet
 
     if hyperspace is not None:
-        _hyperspace(str(hyperspace))
+        hyperspace_option(str(hyperspace))
     counts: list[dict[str, Any]] = []
     for name in names:
         if ":" in name:
@@ -278,6 +295,12 @@ def count(
 def plot(
     study: Annotated[str, typer.Argument(help="Study of `spaces evolve`.", show_default=False)],
     path: Annotated[Path, typer.Option("--out", "-o", help="HTML file to write.", show_default=False)],
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--target", "-t", help="Whose latencies, in a study of several. [default: the first]", show_default=False
+        ),
+    ] = None,
     db: Db = None,
     server: Server = None,
     json: Json = False,
@@ -286,10 +309,12 @@ def plot(
     with extras("search"):
         from ..nas.space_plots import plot_html
         from ..nas.studies import load_study
-        from ..nas.table_search import study_scorer
+        from ..nas.table_search import study_tables
+    from ..predictors.targets import parse_target
 
     with open_database(db) as database, _compiled(database, server) as compiled:
-        html = plot_html(load_study(database.url, study), study_scorer(database, study, compiled))
+        found = study_tables(database, study, compiled).only(str(parse_target(target)) if target else None)
+        html = plot_html(load_study(database.url, study), found.scorer())
     try:
         path.write_text(html, encoding="utf-8")
     except OSError as error:
@@ -298,17 +323,6 @@ def plot(
         print_json({"study": study, "path": str(path)})
     else:
         out.print(f"Wrote {path}; open it in a browser.")
-
-
-def _hyperspace(name: str) -> Hyperspace:
-    """By name, or from a YAML file."""
-    from ..spaces.definition import read_hyperspace
-    from ..spaces.hyperspace import hyperspace_named
-
-    if name.endswith((".yaml", ".yml")):
-        with extras("search"):
-            return read_hyperspace(Path(name))
-    return hyperspace_named(name)
 
 
 def _published(hyperspace: Hyperspace, path: Path, fixed_ms: str | None) -> PublishedTables:
@@ -328,10 +342,18 @@ def _by_resolution(text: str) -> Mapping[int, float]:
     return {int(part[1]): float(part[2]) for part in parts if part}
 
 
-def _needed(limits: Sequence[float] | None) -> tuple[float, ...]:
-    if limits is None:
-        raise typer.BadParameter("Published tables need --constraints, such as --constraints 15.")
-    return tuple(limits)
+def _limits(constraints: list[str] | None) -> list[tuple[float, ...]] | None:
+    return [milliseconds_list(each) for each in constraints] if constraints else None
+
+
+def _needed(limits: Sequence[tuple[float, ...]] | None) -> tuple[float, ...]:
+    if limits is None or len(limits) != 1:
+        raise typer.BadParameter("Published tables need --constraints once, such as --constraints 15.")
+    return limits[0]
+
+
+def _of_targets(constraints_ms: Mapping[str, Sequence[float]] | None) -> str:
+    return f" on {', '.join(constraints_ms)}" if constraints_ms else ""
 
 
 @contextmanager

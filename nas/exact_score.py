@@ -21,7 +21,8 @@ import numpy as np
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.space import Space
 from .score import BEST_MASS, SpaceScore, combined
-from .score_tables import Cell, ScoreTables, space_cells
+from .score_tables import ScoreTables, space_cells
+from .stage_quality import Cell
 
 FINE_BINS, COARSE_BINS, NSR_BINS = 1500, 64, 256
 """Latency bins up to the longest constraint for `p` (0.01 ms at 15 ms) and for `quality`, and bins of the NSR.

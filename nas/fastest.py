@@ -11,7 +11,8 @@ from ..errors import InvalidInput
 from ..predictors.lookup import LatencyLookup
 from ..spaces.codes import HEAD, STEM, BlockKey
 from ..spaces.hyperspace import Hyperspace
-from .score_tables import Cell, ScoreTables
+from .score_tables import ScoreTables
+from .stage_quality import Cell
 
 
 def fastest_ms(tables: ScoreTables) -> float:

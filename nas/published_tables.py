@@ -21,7 +21,8 @@ import numpy as np
 
 from ..errors import InvalidInput
 from ..spaces.hyperspace import Hyperspace
-from .score_tables import Cell, CellRows
+from .score_tables import CellRows
+from .stage_quality import Cell
 
 FIXED_FILE = "fixed_stage_ms.json"
 """{hyperspace: {resolution: ms of everything that the tables leave out}}."""

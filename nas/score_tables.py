@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import product
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..errors import NotReady
 from ..predictors.lookup import LatencyLookup
-from ..spaces.blocks import BlockChoice
-from ..spaces.codes import HEAD, STEM, BlockKey, with_input
+from ..spaces.codes import HEAD, STEM, BlockKey
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.space import Space
+from .stage_quality import Cell, StageQuality, cells_of
 
 if TYPE_CHECKING:
     from .quality_rows import QualityRow
-
-
-class Cell(NamedTuple):
-    """What a table has one entry for."""
-
-    stage: int
-    block: int
-    window: int
-    resolution: int
 
 
 @dataclass(frozen=True)
@@ -70,21 +58,28 @@ class ScoreTables(Protocol):
 
 def space_cells(tables: ScoreTables, space: Space, resolution: int) -> list[Cell]:
     """The cells of a space at one resolution, in order."""
-    return [Cell(s, space.stage_block(s), space.windows[s - 1] if s else 0, resolution) for s in tables.stages]
+    return cells_of(space, tables.stages, resolution)
 
 
 class MeasuredTables:
-    """NSR from a quality table, latency from a table of blocks; the width is carried from stage to stage."""
+    """NSR from a quality table, latency from a table of blocks; the width is carried from stage to stage.
 
-    def __init__(self, hyperspace: Hyperspace, rows: Iterable[QualityRow], latency: LatencyLookup) -> None:
+    `noise` by resolution is added to the NSR of every network: what the teacher loses on smaller pictures.
+    """
+
+    def __init__(
+        self,
+        hyperspace: Hyperspace,
+        rows: Iterable[QualityRow],
+        latency: LatencyLookup,
+        noise: Mapping[int, float] | None = None,
+    ) -> None:
         self.hyperspace = hyperspace
+        self.quality = StageQuality(hyperspace, rows, noise or {})
         self.resolutions = hyperspace.resolutions
         self.stages = tuple(range(len(hyperspace.stages)))
         self.widths = (len(hyperspace.stem_widths), *(len(stage.widths) for stage in hyperspace.stages))
         self._latency = latency
-        self._quality: dict[Cell, list[QualityRow]] = defaultdict(list)
-        for row in rows:  # which count searched stages
-            self._quality[Cell(row.stage + 1, row.block, row.window, row.resolution)].append(row)
         self._timed: dict[Cell, CellRows] = {}
 
     def rows(self, cell: Cell) -> CellRows:
@@ -104,47 +99,20 @@ class MeasuredTables:
         return self._latency.block_ms([BlockKey(resolution, HEAD, -1, w, 0, 1, 100, 0) for w in widths])
 
     def _time(self, cell: Cell) -> CellRows:
-        s, block, window, resolution = cell
+        s, block, _, resolution = cell
         hyperspace = self.hyperspace
         stage = hyperspace.stages[s]
-        if s == 0:
-            # The fixed stage has no rows: it is the same for all spaces and adds nothing to their comparison.
-            sub_stages = self._fixed_sub_stages()
-            nsr = np.zeros(len(sub_stages))
-        else:
-            if not (rows := self._quality.get(cell)):
-                raise NotReady(
-                    f"The quality table of '{hyperspace.name}' has no row for stage {s}, block {block}, "
-                    f"window {window}, resolution {resolution}.",
-                    "Complete it first: milliseek spaces evolve resumes where it was.",
-                )
-            sub_stages = [tuple(row.choices) for row in rows]
-            nsr = np.array([row.nsr for row in rows])
+        sub_stages = self.quality.sub_stages(cell)
         before = hyperspace.stages[s - 1].widths if s else hyperspace.stem_widths
         keys, ends = [], []
         for choices in sub_stages:
             (width, kernel, expand), *rest = choices
             keys += [BlockKey(resolution, s, block, w, width, kernel, round(100 * expand), 1) for w in before]
-            # What enters the stage counts as not gated: which block the stage before ends in is drawn later.
-            gated = hyperspace.block_type(s, block).gated
             for w, k, e in rest:
-                key = BlockKey(resolution, s, block, width, w, k, round(100 * e), 0)
-                key, gated = with_input(hyperspace, key, gated=gated)
-                keys.append(key)
+                keys.append(BlockKey(resolution, s, block, width, w, k, round(100 * e), 0))
                 width = w
             ends.append(len(keys))
         ms = np.split(self._latency.block_ms(keys), ends[:-1])
         total_ms = np.array([own[: len(before)] + own[len(before) :].sum() for own in ms]).T
         last = np.array([stage.widths.index(choices[-1][0]) for choices in sub_stages])
-        return CellRows(nsr, total_ms, last)
-
-    def _fixed_sub_stages(self) -> list[tuple[BlockChoice, ...]]:
-        """All of them, the shallower ones repeated so that every depth weighs the same."""
-        stage, block_type = self.hyperspace.stages[0], self.hyperspace.block_type(0, 0)
-        choices = [BlockChoice(*c) for c in product(stage.widths, block_type.kernels, block_type.expands)]
-        return [
-            sub_stage
-            for depth in stage.depths
-            for sub_stage in product(choices, repeat=depth)
-            for _ in range(len(choices) ** (max(stage.depths) - depth))
-        ]
+        return CellRows(self.quality.nsr(cell), total_ms, last)

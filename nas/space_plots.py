@@ -10,11 +10,10 @@ import plotly.graph_objects as go
 from optuna.study import Study
 from plotly.subplots import make_subplots
 
-from ..errors import InvalidInput, NotReady
-from ..spaces.handmade import PLANS, planned_blocks
+from ..errors import NotReady
 from ..spaces.space import Space
 from .score import MonteCarloScorer, Scorer
-from .space_search import best_windows, ranked_spaces
+from .space_search import handmade_spaces, ranked_spaces
 from .studies import finished_trials
 
 HEIGHT = 1100
@@ -39,7 +38,8 @@ def plot_html(study: Study, scorer: Scorer) -> str:
         raise NotReady(f"The study '{study.study_name}' has scored no space yet.", "milliseek spaces evolve goes on.")
     best = ranking[0]
     top = [found.space for found in ranking[: max(10, round(TOP_SHARE * len(ranking)))]]
-    shown = {f"evolved {best.space.encoding}": best.space, **_handmade(scorer)}
+    handmade = {f"{plan} {space.encoding}": space for plan, space in handmade_spaces(scorer).items()}
+    shown = {f"evolved {best.space.encoding}": best.space, **handmade}
     sampler = MonteCarloScorer(scorer.tables, scorer.constraints_ms, samples=SAMPLES)
     samples = {name: sampler.sample(space) for name, space in shown.items()}
     figure = make_subplots(
@@ -77,18 +77,6 @@ def plot_html(study: Study, scorer: Scorer) -> str:
     )
     html: str = figure.to_html(include_plotlyjs=True, full_html=True, config={"displaylogo": False, "responsive": True})
     return html
-
-
-def _handmade(scorer: Scorer) -> dict[str, Space]:
-    """The hand-made spaces of the hyperspace, each with its best windows, by name and encoding."""
-    found = {}
-    for plan in PLANS:
-        try:
-            space = best_windows(scorer, planned_blocks(scorer.tables.hyperspace, plan))
-        except InvalidInput:
-            continue  # a hyperspace of a user's own need not have every block type
-        found[f"{plan} {space.encoding}"] = space
-    return found
 
 
 def _scores(figure: go.Figure, study: Study) -> None:

@@ -12,7 +12,7 @@ from optuna.distributions import BaseDistribution, IntDistribution
 from optuna.study import Study
 
 from ..errors import InvalidInput
-from ..spaces.handmade import planned_blocks
+from ..spaces.handmade import PLANS, planned_blocks
 from ..spaces.hyperspace import Hyperspace, hyperspace_named
 from ..spaces.space import Space, random_space
 from .evolution import AgingEvolution, Params
@@ -132,6 +132,17 @@ def best_windows(scorer: Scorer, blocks: Sequence[int]) -> Space:
             for s, count in enumerate(windows):
                 best = max(((*best[:s], w, *best[s + 1 :]) for w in range(count)), key=score)
     return Space(hyperspace, tuple(blocks), max(scores, key=score))
+
+
+def handmade_spaces(scorer: Scorer) -> dict[str, Space]:
+    """The hand-made spaces of the hyperspace by the names of their plans, each with its best windows."""
+    found = {}
+    for plan in PLANS:
+        try:
+            found[plan] = best_windows(scorer, planned_blocks(scorer.tables.hyperspace, plan))
+        except InvalidInput:
+            continue  # a hyperspace of a user's own need not have every block type
+    return found
 
 
 def scored_space(scorer: Scorer, name: str) -> Space:

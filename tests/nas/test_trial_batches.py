@@ -1,16 +1,28 @@
 """Trials stored many at a time: an ordinary Optuna study, which survives kill -9 and several workers."""
 
+import importlib.util
+import io
+import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from wsgiref.util import setup_testing_defaults
 
 import optuna
 import pytest
+from optuna.distributions import distribution_to_json
 from optuna.trial import TrialState
+from optuna.visualization import (
+    plot_optimization_history,
+    plot_parallel_coordinate,
+    plot_slice,
+    plot_timeline,
+)
 
+from milliseek.nas import trial_batches
 from milliseek.nas.evolution import AgingEvolution, identity
 from milliseek.nas.space_search import SpaceDomain
 from milliseek.nas.studies import Outcome, finished_trials, load_study, open_study
@@ -73,7 +85,18 @@ def opened(url):
     return open_study(url, "study", ["maximize"], breeder())
 
 
-def test_optuna_reads_what_was_stored(url):
+@pytest.fixture(params=["Optuna's tables", "another Optuna"])
+def tables(request, monkeypatch):
+    """Those that are known, and an Optuna that has renamed a column."""
+    trial_batches._models.cache_clear()
+    if request.param == "another Optuna":
+        monkeypatch.setitem(trial_batches._COLUMNS, "TrialModel", {"trial_id", "finished_at"})
+    assert (trial_batches._models() is None) == (request.param == "another Optuna")
+    yield
+    trial_batches._models.cache_clear()
+
+
+def test_optuna_reads_what_was_stored(url, tables):
     told = []
     run_batches(opened(url), breeder(), summed, 12, told.append)
     assert told == list(range(13))
@@ -90,6 +113,60 @@ def test_optuna_reads_what_was_stored(url):
     optuna.importance.get_param_importances(study)
     later = study.ask(dict(SpaceDomain(TINY32).distributions))
     assert later.number == 12, "Optuna goes on with it"
+    storage.engine.dispose()
+
+
+def test_a_dashboard_reads_what_was_stored(url):
+    """What optuna-dashboard asks of a storage that it is given the URL of."""
+    run_batches(opened(url), breeder(), summed, 12)
+    storage = optuna.storages.get_storage(url)
+    (frozen,) = storage.get_all_studies()
+    assert (frozen.study_name, frozen.directions) == ("study", [optuna.study.StudyDirection.MAXIMIZE])
+    summary = optuna.get_all_study_summaries(url)[0]
+    assert (summary.n_trials, summary.best_trial.state) == (12, TrialState.COMPLETE)
+    assert summary.datetime_start is not None
+    trials = storage.get_all_trials(frozen._study_id)
+    assert storage.get_best_trial(frozen._study_id).value == max(trial.value for trial in trials)
+    shown = [
+        {
+            "id": trial._trial_id,
+            "values": trial.values,
+            "params": {name: d.to_internal_repr(trial.params[name]) for name, d in trial.distributions.items()},
+            "distributions": [distribution_to_json(d) for d in trial.distributions.values()],
+            "attributes": [trial.user_attrs, trial.system_attrs, trial.intermediate_values],
+            "span": [trial.datetime_start.isoformat(), trial.datetime_complete.isoformat()],
+        }
+        for trial in trials
+    ]
+    assert len(json.loads(json.dumps(shown))) == 12
+    study = optuna.load_study(study_name="study", storage=storage)
+    for draw in (plot_optimization_history, plot_parallel_coordinate, plot_slice, plot_timeline):
+        assert draw(study).data
+    assert len(optuna.search_space.intersection_search_space(trials)) == 8
+    storage.remove_session()
+    storage._backend.engine.dispose()
+
+
+@pytest.mark.skipif(importlib.util.find_spec("optuna_dashboard") is None, reason="optuna-dashboard is not installed")
+def test_optuna_dashboard_shows_a_study(url):
+    import optuna_dashboard
+
+    run_batches(opened(url), breeder(), summed, 12)
+    storage = optuna.storages.RDBStorage(url)
+    app, replies = optuna_dashboard.wsgi(storage), []
+
+    def get(path):
+        environment = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.input": io.BytesIO()}
+        setup_testing_defaults(environment)
+        body = b"".join(app(environment, lambda status, *_: replies.append(status)))
+        return json.loads(body)
+
+    (listed,) = get("/api/studies")["study_summaries"]
+    assert listed["study_name"] == "study"
+    detail = get(f"/api/studies/{listed['study_id']}")
+    assert [trial["state"] for trial in detail["trials"]] == ["Complete"] * 12
+    assert all(len(trial["params"]) == 8 for trial in detail["trials"])
+    assert set(replies) == {"200 OK"}
     storage.engine.dispose()
 
 
@@ -135,7 +212,7 @@ def test_workers_share_a_study(url):
     assert len({identity(t.params) for t in trials}) == total, "nothing was scored for nothing"
 
 
-def test_a_worker_that_finds_trials_of_others_drops_what_they_scored(url):
+def test_a_worker_that_finds_trials_of_others_drops_what_they_scored(url, tables):
     """Both propose the same until they meet in the database."""
     study, other = opened(url), opened(url)
     evaluated = []
@@ -153,7 +230,7 @@ def test_a_worker_that_finds_trials_of_others_drops_what_they_scored(url):
     assert len(evaluated) > 4
 
 
-def test_trials_are_stored_all_or_none(url):
+def test_trials_are_stored_all_or_none(url, tables):
     study = opened(url)
     trials = [optuna.trial.create_trial(value=1.0) for _ in range(3)]
     assert add_finished_trials(study, trials, 0)

@@ -1,0 +1,236 @@
+"""Designed spaces against hand-made ones: top-1 of networks trained alone, at equal measured milliseconds.
+
+    space_designs.py --data imagefolder:DIR --db FILE [--target T]... [--steps 4000] [--quality-budget 60m]
+
+For each target: quality tables, evolution, and at each of its latencies the best of 500 random subnets by predicted
+quality from the evolved space and from every hand-made one; each is trained alone for the same steps and its INT8 file
+measured. Everything is kept in the database: the same command goes on where it was interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from common import report
+from trained_alone import Trained, interval, recipe, train_alone
+
+from milliseek.cli.options import hyperspace_option
+from milliseek.client import Client
+from milliseek.db.engine import Database
+from milliseek.errors import InvalidInput, NotFound, NotReady
+from milliseek.nas.budget import Budget
+from milliseek.nas.data import Pictures, parse_data
+from milliseek.nas.latency_budgets import default_budgets_ms
+from milliseek.nas.quality_run import QualityBudget, find_table, make_table, table_name
+from milliseek.nas.quality_table import QualityTable, table_rows
+from milliseek.nas.score_tables import MeasuredTables
+from milliseek.nas.scorers import make_scorer
+from milliseek.nas.space_design import SpacePlan, best_space, design_space
+from milliseek.nas.space_search import handmade_spaces
+from milliseek.nas.table_subnets import PredictedSubnet, sampled_subnets
+from milliseek.predictors.evaluation import measure_models
+from milliseek.predictors.lookup import LatencyLookup
+from milliseek.predictors.profiling import profile
+from milliseek.predictors.service import LatencyService
+from milliseek.predictors.targets import DeviceTarget, device_target
+from milliseek.predictors.versions import newest_predictor
+from milliseek.rpc.server import InProcessServer
+from milliseek.spaces.hyperspace import Hyperspace
+from milliseek.spaces.space import Space
+
+EVOLVED = "evolved"
+TARGETS = ("local/onnxruntime/int8", "local/litert/int8")
+
+
+def told(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def profiled(database: Database, target: DeviceTarget, hyperspace: Hyperspace, seconds: float) -> str:
+    """The target's newest predictor; one is made where there is none."""
+    try:
+        return newest_predictor(database, target.name).name
+    except (NotFound, NotReady):
+        told(f"profiling {target.name}")
+        return profile(database, target, [hyperspace], seconds).predictor
+
+
+def quality(
+    database: Database, hyperspace: Hyperspace, pictures: Pictures, options: argparse.Namespace
+) -> QualityTable:
+    budget = QualityBudget(60 * options.quality_minutes, options.rows, options.weight_bits, options.seed)
+    name = table_name(hyperspace, pictures, budget)
+    last = [""]
+
+    def progress(what: str, done: float, total: float) -> None:
+        line = f"{what}: {10 * int(10 * done / total)} %"
+        if line != last[0]:
+            last[0] = line
+            told(line)
+
+    make_table(database, hyperspace, pictures, name, budget, checkpoint=options.teacher, on_progress=progress)
+    return find_table(database, name)
+
+
+def designs(
+    database: Database,
+    client: Client,
+    target: DeviceTarget,
+    hyperspace: Hyperspace,
+    pictures: Pictures,
+    table: QualityTable,
+    options: argparse.Namespace,
+) -> tuple[dict[str, Space], dict[str, float], tuple[float, ...], dict[float, dict[str, PredictedSubnet]]]:
+    """Spaces by name, their scores, the constraints, and for each of these the network of every space that has one."""
+    lookup = LatencyLookup(client.latency_table(hyperspace.name, target.name))
+    limits = tuple(options.constraints or default_budgets_ms(hyperspace, lookup, options.seed)[: options.latencies])
+    plan = SpacePlan(
+        Budget(steps=1),
+        (Budget(steps=1), Budget(steps=1)),  # of a table that is not made here
+        evaluations=options.evaluations,
+        population=max(20, min(500, options.evaluations // 5)),
+        tournament=max(5, min(125, options.evaluations // 20)),
+        seed=options.seed,
+    )
+    study = f"designs-{table.sha256[:8]}-{target.name.replace('/', '-')}-{'-'.join(f'{ms:g}' for ms in limits)}"
+    designed = design_space(database, client, [target], hyperspace, pictures, study, plan, [limits], table)
+    tables = MeasuredTables(hyperspace, table_rows(database, hyperspace, table), lookup, table.noise)
+    scorer = make_scorer("exact", tables, limits, samples=0, seed=0)
+    spaces = {EVOLVED: best_space(designed.ranking), **handmade_spaces(scorer)}
+    chosen: dict[float, dict[str, PredictedSubnet]] = {}
+    for i, limit in enumerate(limits):
+        chosen[limit] = {}
+        for name, space in spaces.items():
+            rng = np.random.default_rng((options.seed, i))
+            try:
+                found = sampled_subnets(tables.quality, lookup, space, limit, options.samples, rng)
+            except InvalidInput as error:
+                told(f"{name} has no network at {limit:g} ms: {error.message}")
+                continue
+            chosen[limit][name] = min(found, key=lambda each: each.nsr)
+    return spaces, {name: scorer.score(space).score for name, space in spaces.items()}, limits, chosen
+
+
+def compared(
+    database: Database,
+    target: DeviceTarget,
+    pictures: Pictures,
+    chosen: dict[str, PredictedSubnet],
+    options: argparse.Namespace,
+) -> list[dict[str, Any]]:
+    """Networks of one latency: trained, measured, and what the evolved one is better by."""
+    trained: dict[str, Trained] = {}
+    for name, each in chosen.items():
+        told(f"training {name} for {target.name}: {each.subnet.encoding}")
+        trained[name] = train_alone(
+            database, each.subnet, pictures, recipe(options.steps, target.weight_bits, options.seed)
+        )
+    files = [(f"{name}.{target.format}", each.network.file(target.format)) for name, each in trained.items()]
+    measured = measure_models(database, target, files)
+    rows = []
+    for (name, each), measurement in zip(chosen.items(), measured, strict=True):
+        gain = trained[EVOLVED].right.astype(float) - trained[name].right if EVOLVED in trained else None
+        rows.append(
+            {
+                "name": name,
+                "subnet": each.subnet.encoding,
+                "nsr": each.nsr,
+                "predicted_ms": each.latency_ms,
+                "measured_ms": measurement.latency_ms,
+                "disturbed": measurement.disturbed,
+                "top1": trained[name].top1,
+                "top1_interval": interval(trained[name].right.astype(float)),
+                "evolved_is_better_by": None if gain is None else float(gain.mean()),
+                "better_by_interval": None if gain is None else interval(gain),
+            }
+        )
+    return rows
+
+
+def equal_accuracy(latencies: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Milliseconds that the evolved space's networks need for the top-1 of each hand-made one, between two of its own.
+
+    None where that accuracy lies outside of what its networks reach.
+    """
+    own = sorted((row["top1"], row["measured_ms"]) for rows in latencies for row in rows if row["name"] == EVOLVED)
+    if not own:
+        return []
+    accuracies, ms = zip(*own, strict=True)
+    found = []
+    for row in (row for rows in latencies for row in rows if row["name"] != EVOLVED):
+        within = accuracies[0] <= row["top1"] <= accuracies[-1]
+        needed = float(np.interp(row["top1"], accuracies, ms)) if within else None
+        found.append(
+            {"name": row["name"], "top1": row["top1"], "measured_ms": row["measured_ms"], "evolved_needs_ms": needed}
+        )
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--db", type=Path, required=True)
+    parser.add_argument("--hyperspace", default="small32", help="name, or YAML file")
+    parser.add_argument("--target", action="append", help="[default: local/onnxruntime/int8 and local/litert/int8]")
+    parser.add_argument("--constraints", type=float, nargs="+", help="ms [default: what its networks can meet]")
+    parser.add_argument("--latencies", type=int, default=2, help="how many of the default constraints")
+    parser.add_argument("--profile-minutes", type=float, default=10.0)
+    parser.add_argument("--quality-minutes", type=float, default=60.0)
+    parser.add_argument("--teacher", type=Path, help="checkpoint of spaces quality --teacher-out")
+    parser.add_argument("--rows", type=int, default=100)
+    parser.add_argument("--weight-bits", type=int, default=7, choices=(7, 8), help="of the quality table")
+    parser.add_argument("--evaluations", type=int, default=5000)
+    parser.add_argument("--samples", type=int, default=500)
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--networks", type=Path, help="JSON of all networks, for milliseek proxies check")
+    options = parser.parse_args()
+    hyperspace, pictures = hyperspace_option(options.hyperspace), parse_data(options.data)
+    database = Database.open(f"sqlite:///{options.db.absolute()}")
+    figures: dict[str, Any] = {}
+    try:
+        targets = [device_target(database, target) for target in options.target or TARGETS]
+        predictors = [profiled(database, target, hyperspace, 60 * options.profile_minutes) for target in targets]
+        table = quality(database, hyperspace, pictures, options)
+        with (
+            LatencyService(database) as service,
+            InProcessServer(service) as server,
+            Client(server.address, timeout_s=3600) as client,
+        ):
+            for target, predictor in zip(targets, predictors, strict=True):
+                told(f"designing for {target.name}")
+                spaces, scores, limits, chosen = designs(database, client, target, hyperspace, pictures, table, options)
+                rows = [compared(database, target, pictures, chosen[limit], options) for limit in limits]
+                figures[target.name] = {
+                    "predictor": predictor,
+                    "spaces": {
+                        name: {
+                            "space": space.encoding,
+                            "blocks": [hyperspace.blocks[block].name for block in space.blocks],
+                            "score": scores[name],
+                        }
+                        for name, space in spaces.items()
+                    },
+                    "latencies": [
+                        {"constraint_ms": limit, "networks": each} for limit, each in zip(limits, rows, strict=True)
+                    ],
+                    "equal_accuracy": equal_accuracy(rows),
+                }
+    finally:
+        database.close()
+    if options.networks:
+        rows = [row for found in figures.values() for each in found["latencies"] for row in each["networks"]]
+        listed = [{"subnet": row["subnet"], "top1": row["top1"]} for row in rows]
+        options.networks.write_text(json.dumps({"networks": listed}))
+    settings = {key: getattr(options, key) for key in ("data", "hyperspace", "rows", "evaluations", "steps", "seed")}
+    asked = {"teacher_top1": table.teacher_top1, "steps": table.plan.float_budget.steps, "noise": table.noise}
+    report("space_designs", {**settings, "quality": asked, "targets": figures})
+
+
+if __name__ == "__main__":
+    main()

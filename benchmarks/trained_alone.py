@@ -1,0 +1,71 @@
+"""Networks trained alone, each with checkpoints of its own in the database, and their answers on the test pictures."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from milliseek.db.engine import Database
+from milliseek.nas.budget import Budget
+from milliseek.nas.data import Pictures
+from milliseek.nas.evaluation import calibration_batches
+from milliseek.nas.export import TrainedNetwork, trained_network
+from milliseek.nas.processes import Processes, choose_device
+from milliseek.nas.recipe import Recipe
+from milliseek.nas.supernets import train_supernet
+from milliseek.spaces.space import Subnet
+
+RESAMPLES = 2000
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A network and, for each test picture, whether its INT8 answer is right."""
+
+    network: TrainedNetwork
+    right: np.ndarray
+
+    @property
+    def top1(self) -> float:
+        return float(self.right.mean())
+
+
+def recipe(steps: int, weight_bits: int, seed: int) -> Recipe:
+    """The same for every network: four fifths of the steps in floating point, the rest quantised."""
+    quantised = max(1, steps // 5)
+    return Recipe(
+        Budget(steps=max(1, steps - quantised)),
+        Budget(steps=quantised),
+        weight_bits=weight_bits,
+        batch=64,
+        learning_rate=0.05,
+        dropout=0.0,
+        augmentation="crop",
+        seed=seed,
+    )
+
+
+def train_alone(database: Database, subnet: Subnet, pictures: Pictures, plan: Recipe) -> Trained:
+    """Trained to the end, or loaded; called again after an interruption it goes on."""
+    name = hashlib.sha256(f"{subnet.encoding} {plan} {pictures.fingerprint}".encode()).hexdigest()[:24]
+    supernet = train_supernet(
+        database,
+        f"alone-{name}",
+        subnet.space,
+        pictures,
+        plan,
+        processes=Processes(choose_device("auto")),
+        only=subnet,
+    )
+    network = trained_network(supernet, subnet, "int8", pictures, calibration_batches(pictures))
+    return Trained(network, network.answers["test"] == pictures.test.labels)
+
+
+def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:
+    """90 % bootstrap interval of the mean, over test pictures."""
+    rng = np.random.default_rng(seed)
+    means = [float(values[rng.integers(len(values), size=len(values))].mean()) for _ in range(RESAMPLES)]
+    low, high = np.quantile(means, [0.05, 0.95])
+    return float(low), float(high)
