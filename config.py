@@ -21,6 +21,15 @@ def data_dir() -> Path:
     return Path(platformdirs.user_data_dir("milliseek"))
 
 
+def cache_dir() -> Path:
+    """Folder of what can be made again: `cache` in MILLISEEK_HOME, else the platform's user cache folder."""
+    if configured := os.environ.get(HOME_VARIABLE):
+        return Path(configured).expanduser() / "cache"
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("milliseek"))
+
+
 def database_url(option: str | None = None) -> str:
     """SQLAlchemy URL from the option `--db`, else MILLISEEK_DB, else SQLite in `data_dir()`.
 

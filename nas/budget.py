@@ -33,9 +33,9 @@ class Meter:
         """Progress, 0 to 1."""
         shares = [0.0]
         if self.budget.steps is not None:
-            shares.append(self.steps / max(1, self.budget.steps))
+            shares.append(self.steps / self.budget.steps if self.budget.steps else 1.0)
         if self.budget.seconds is not None:
-            shares.append(self.seconds / max(1e-9, self.budget.seconds))
+            shares.append(self.seconds / self.budget.seconds if self.budget.seconds else 1.0)
         return min(1.0, max(shares))
 
     @property

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..errors import InvalidInput
+from .augmentation import AugmentationName, changed, cropped
+from .idx_files import FASHION_CLASSES, FASHION_MNIST, read_split
+from .picture_files import decoded, listing
 
 SplitName = Literal["train", "val", "test"]
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm"})
 SIZE = 32
 """Height and width of stored pictures, in pixels."""
-CROP_PADDING = 4
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,8 @@ class Split:
 class Pictures:
     """A data set: weights are trained on `train`, choices made on `val`, results reported on `test`.
 
-    `mean` and `std` per channel are those of `train`, for pixels in 0..1; `fingerprint` is a SHA-256 of all of it.
+    `mean` and `std` per channel are those of `train`, for pixels in 0..1; `fingerprint` is a SHA-256 of all of it;
+    `notes` are sentences for the user on what was changed to make the pictures alike.
     """
 
     train: Split
@@ -49,6 +49,7 @@ class Pictures:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fingerprint: str
+    notes: tuple[str, ...] = ()
 
     @property
     def size(self) -> int:
@@ -61,9 +62,12 @@ class Pictures:
 
     def tensor(self, pixels: np.ndarray) -> Tensor:
         """uint8 (n, height, width, 3) as normalised float32 (n, 3, height, width), channels last in memory."""
-        x = torch.from_numpy(np.ascontiguousarray(pixels)).float()
-        mean, std = (torch.tensor(values) * 255 for values in (self.mean, self.std))
-        return x.sub_(mean).div_(std).permute(0, 3, 1, 2)
+        return self.normalised(torch.from_numpy(np.ascontiguousarray(pixels)).float().permute(0, 3, 1, 2))
+
+    def normalised(self, x: Tensor) -> Tensor:
+        """Float pixels (n, 3, height, width) in 0..255, brought to mean 0 and deviation 1 in place."""
+        mean, std = (torch.tensor(values).view(3, 1, 1) * 255 for values in (self.mean, self.std))
+        return x.sub_(mean).div_(std)
 
 
 def resize(x: Tensor, resolution: int) -> Tensor:
@@ -78,13 +82,15 @@ def resize(x: Tensor, resolution: int) -> Tensor:
 
 
 def parse_data(option: str, size: int = SIZE) -> Pictures:
-    """The data that `--data` names: `digits` or `imagefolder:PATH`; raises InvalidInput."""
+    """The data that `--data` names: `digits`, `fashion-mnist[:PATH]` or `imagefolder:PATH`; raises InvalidInput."""
     kind, _, path = option.partition(":")
     if option == "digits":
         return digits(size)
+    if kind == "fashion-mnist":
+        return fashion_mnist(Path(path).expanduser() if path else FASHION_MNIST, size)
     if kind == "imagefolder" and path:
         return image_folder(Path(path).expanduser(), size)
-    raise InvalidInput(f"'{option}' names no data.", "Use digits or imagefolder:PATH.")
+    raise InvalidInput(f"'{option}' names no data.", "Use digits, fashion-mnist or imagefolder:PATH.")
 
 
 def digits(size: int = SIZE) -> Pictures:
@@ -101,35 +107,72 @@ def digits(size: int = SIZE) -> Pictures:
     return _pictures(parts["train"], parts["val"], parts["test"], tuple(map(str, range(10))))
 
 
+def fashion_mnist(folder: Path = FASHION_MNIST, size: int = SIZE) -> Pictures:
+    """Fashion-MNIST's 60 000 and 10 000 grey pictures from its IDX files; a tenth of the former validates.
+
+    A folder with other IDX files of these names (MNIST, KMNIST, ...) does as well. Raises InvalidInput.
+    """
+    grey, labels = read_split(folder, "train")
+    test_grey, test_labels = read_split(folder, "t10k")
+    number = int(labels.max(initial=0)) + 1
+    classes = FASHION_CLASSES if folder == FASHION_MNIST else tuple(map(str, range(number)))
+    if len(test_labels) == 0 or test_labels.max() >= number:
+        raise InvalidInput(f"The test pictures in '{folder}' have classes that no training picture has.")
+    _check_counts(folder, classes, np.bincount(labels, minlength=len(classes)), at_least=3)
+    pixels, test_pixels = (_rgb(part, size) for part in (grey, test_grey))
+    val_index, train_index = _stratified(labels, (0.1,))
+    train, val = (Split(pixels[index], labels[index]) for index in (train_index, val_index))
+    return _pictures(train, val, Split(test_pixels, test_labels), classes)
+
+
+def _rgb(grey: np.ndarray, size: int) -> np.ndarray:
+    """uint8 (n, height, width) as uint8 (n, size, size, 3), resized as picture files are."""
+    from PIL import Image
+
+    pixels = np.empty((len(grey), size, size, 3), dtype=np.uint8)
+    for into, picture in zip(pixels, grey, strict=True):
+        into[:] = np.asarray(Image.fromarray(picture).resize((size, size), Image.Resampling.BILINEAR))[..., None]
+    return pixels
+
+
 def image_folder(path: Path, size: int = SIZE) -> Pictures:
     """Pictures in PATH/CLASS/*, or in PATH/train/CLASS/* and PATH/val/CLASS/* or PATH/test/CLASS/*.
 
-    Any mode and size becomes RGB of `size` x `size`. A `test` folder, else a `val` folder, is the test set, else a
-    fifth of the pictures; the validation set is taken out of the training pictures. Raises InvalidInput.
+    Any mode and size becomes RGB of `size` x `size`, which `notes` tell. A `test` folder, else a `val` folder, is the
+    test set, else a fifth of the pictures; the validation set is taken out of the training pictures. Raises
+    InvalidInput.
     """
     if not path.is_dir():
         raise InvalidInput(f"There is no folder '{path}'.", "Give the folder that holds one folder per class.")
     root = path / "train" if (path / "train").is_dir() else path
-    classes = tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."))
-    files, labels = _listing(root, classes)
+    classes = _folders(root)
+    files, labels = listing(root, classes)
     if not files:
         raise InvalidInput(f"There are no pictures under '{root}'.", "It needs one folder of pictures per class.")
     if len(classes) < 2:
         raise InvalidInput(f"'{root}' holds one class only: {classes[0]}.", "Learning needs at least two classes.")
-    counts = np.bincount(labels, minlength=len(classes))
-    _check_counts(root, classes, counts, at_least=3)
+    _check_counts(root, classes, np.bincount(labels, minlength=len(classes)), at_least=3)
     held_out = next((path / name for name in ("test", "val") if root != path and (path / name).is_dir()), None)
-    pixels = _load(files, size)
     if held_out is None:
+        whole = decoded(root, files, size)
         test_index, val_index, train_index = _stratified(labels, (0.2, 0.25))
-        test = Split(pixels[test_index], labels[test_index])
+        test = Split(whole.pixels[test_index], labels[test_index])
+        notes = whole.notes
     else:
-        test_files, test_labels = _listing(held_out, classes)
+        if unknown := sorted(set(_folders(held_out)) - set(classes)):
+            raise InvalidInput(f"Class '{unknown[0]}' is in '{held_out}', but not in '{root}'.", "Remove its folder.")
+        test_files, test_labels = listing(held_out, classes)
         _check_counts(held_out, classes, np.bincount(test_labels, minlength=len(classes)), at_least=1)
-        test = Split(_load(test_files, size), test_labels)
+        whole, tests = decoded(root, files, size), decoded(held_out, test_files, size)
+        test = Split(tests.pixels, test_labels)
         val_index, train_index = _stratified(labels, (0.1,))
-    train, val = (Split(pixels[index], labels[index]) for index in (train_index, val_index))
-    return _pictures(train, val, test, classes)
+        notes = (*whole.notes, *tests.notes)
+    train, val = (Split(whole.pixels[index], labels[index]) for index in (train_index, val_index))
+    return replace(_pictures(train, val, test, classes), notes=notes)
+
+
+def _folders(root: Path) -> tuple[str, ...]:
+    return tuple(sorted(entry.name for entry in root.iterdir() if entry.is_dir() and entry.name[0] != "."))
 
 
 def _check_counts(root: Path, classes: Sequence[str], counts: np.ndarray, at_least: int) -> None:
@@ -140,44 +183,6 @@ def _check_counts(root: Path, classes: Sequence[str], counts: np.ndarray, at_lea
             raise InvalidInput(
                 f"Class '{name}' in '{root}' has {count} picture(s).", f"Every class needs at least {at_least}."
             )
-
-
-def _listing(root: Path, classes: Sequence[str]) -> tuple[list[Path], np.ndarray]:
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        folder = root / name
-        found = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES) if folder.is_dir() else []
-        files += found
-        labels += [label] * len(found)
-    return files, np.array(labels, dtype=np.int64)
-
-
-def _load(files: Sequence[Path], size: int) -> np.ndarray:
-    """uint8 (n, size, size, 3), decoded by threads: Pillow releases the interpreter while it decodes."""
-    pixels = np.empty((len(files), size, size, 3), dtype=np.uint8)
-
-    def read(position: int) -> None:
-        pixels[position] = _read(files[position], size)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for _ in pool.map(read, range(len(files))):
-            pass
-    return pixels
-
-
-def _read(file: Path, size: int) -> np.ndarray:
-    from PIL import Image
-
-    try:
-        with Image.open(file) as picture:
-            picture.draft("RGB", (size, size))
-            if picture.size == (size, size):
-                return np.asarray(picture.convert("RGB"))
-            resized = picture.convert("RGB").resize((size, size), Image.Resampling.BILINEAR)
-            return np.asarray(resized)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InvalidInput(f"'{file}' cannot be read as a picture: {error}.", "Repair or remove it.") from error
 
 
 def _stratified(labels: np.ndarray, shares: Sequence[float], seed: int = 0) -> list[np.ndarray]:
@@ -218,27 +223,28 @@ class Batches:
     """Training batches without epochs: batch `step` is a function of the seed and the step alone.
 
     So a training that is resumed at a step sees the very batches of one that was never interrupted. Pictures are
-    drawn without replacement until all have been seen; each is padded by 4 pixels and cropped at a random place.
+    drawn without replacement until all have been seen; every `augmentation` but `none` pads each by 4 pixels and crops
+    it at a random place.
     """
 
     pictures: Pictures
     batch: int
     seed: int = 0
+    augmentation: AugmentationName = "crop"
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
         """(normalised float32 (batch, 3, size, size), labels int64 (batch,))."""
-        split, size = self.pictures.train, self.pictures.size
+        split = self.pictures.train
         places = np.arange(step * self.batch, (step + 1) * self.batch)
         rounds = places // len(split)
         order = {r: np.random.default_rng((self.seed, 0, r)).permutation(len(split)) for r in np.unique(rounds)}
         index = np.array([order[r][p % len(split)] for r, p in zip(rounds, places, strict=True)])
-        rng = np.random.default_rng((self.seed, 1, step))
-        top, left = rng.integers(0, 2 * CROP_PADDING + 1, (2, self.batch, 1, 1))
-        padding = ((0, 0), (CROP_PADDING, CROP_PADDING), (CROP_PADDING, CROP_PADDING), (0, 0))
-        padded = np.pad(split.pixels[index], padding)
-        along = np.arange(size)
-        cropped = padded[np.arange(self.batch)[:, None, None], top + along[:, None], left + along]
-        return self.pictures.tensor(cropped), torch.from_numpy(split.labels[index])
+        pixels, rng = split.pixels[index], np.random.default_rng((self.seed, 1, step))
+        if self.augmentation != "none":
+            pixels = cropped(pixels, rng)
+        x = torch.from_numpy(pixels).float().permute(0, 3, 1, 2)
+        x = changed(x, self.augmentation, int(rng.integers(2**62)))
+        return self.pictures.normalised(x), torch.from_numpy(split.labels[index])
 
 
 def plain_batches(pictures: Pictures, split: SplitName, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -39,7 +39,7 @@ def predictions(
     supernet: Supernet, subnet: Subnet, statistics: Statistics, pictures: Pictures, split: SplitName, batch: int = 64
 ) -> Tensor:
     """Logits float32 (pictures, classes) for a split, in its order."""
-    parts = (supernet.logits(subnet, x, statistics) for x, _ in plain_batches(pictures, split, batch))
+    parts = (supernet.logits(subnet, x, statistics).cpu() for x, _ in plain_batches(pictures, split, batch))
     return torch.cat(list(parts))
 
 

@@ -11,7 +11,9 @@ from milliseek.nas.data import Pictures, Split, digits
 from milliseek.nas.deploy import network_parameters
 from milliseek.nas.evaluation import calibration_batches, predictions, recalibrate, top1
 from milliseek.nas.losses import adaptive_alpha_divergence
-from milliseek.nas.supernet import Recipe, Supernet, SupernetTraining, start_quantisation
+from milliseek.nas.recipe import Recipe
+from milliseek.nas.supernet import Supernet, start_quantisation
+from milliseek.nas.supernet_training import SupernetTraining
 from milliseek.spaces.elastic import Numerics
 from milliseek.spaces.layers import Layer, Network, quantised_points
 from milliseek.spaces.parameters import NetworkParameters, Quantiser
