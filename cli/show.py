@@ -62,6 +62,8 @@ def _everything(database: Database) -> dict[str, Any]:
             "exports": [
                 {
                     "path": row.path,
+                    "format": row.format,
+                    "precision": row.precision,
                     "subnet": f"{row.subnet.space.encoding}:{row.subnet.encoding}",
                     "target": row.target.name,
                     "top1": row.top1,
@@ -83,10 +85,16 @@ def _print_everything(content: dict[str, Any]) -> None:
     _section("Supernets", ("name", "space", "phase", "step"), rows, left=(0, 1, 2))
     _section("Studies", ("name", "kind"), [(s["name"], s["kind"]) for s in content["studies"]], left=(0, 1))
     rows = [
-        (e["path"], percent(e["top1"]), milliseconds(e["predicted_ms"]), milliseconds(e["measured_ms"]))
+        (
+            e["path"],
+            percent(e["top1"]),
+            "" if e["predicted_ms"] is None else milliseconds(e["predicted_ms"]),
+            milliseconds(e["measured_ms"]),
+            e["target"],
+        )
         for e in content["exports"]
     ]
-    _section("Exports", ("file", "top-1", "predicted ms", "measured ms"), rows)
+    _section("Exports", ("file", "top-1", "predicted ms", "measured ms", "target"), rows, left=(0, 4))
 
 
 def _within(held_out: dict[str, Any]) -> str:
@@ -119,20 +127,30 @@ def _study(database: Database, name: str) -> dict[str, Any]:
         }
     trials = finished_trials(load_study(database.url, name))
     key = "space" if content["kind"] == "space" else "subnet"
-    content["trials"] = [{"trial": t.number, "values": list(t.values), key: t.user_attrs.get(key)} for t in trials]
+    content["trials"] = [
+        {
+            "trial": t.number,
+            "values": list(t.values),
+            key: t.user_attrs.get(key),
+            **({"metrics": t.user_attrs["metrics"]} if "metrics" in t.user_attrs else {}),
+        }
+        for t in trials
+    ]
     return content
 
 
 def _print_study(content: dict[str, Any]) -> None:
     note(f"{content['name']}: {content['kind']} study, predictor {', '.join(content['predictors'])}")
     spaces = content["kind"] == "space"
-    trials = sorted(content["trials"], key=lambda t: -t["values"][0])[:SHOWN]
+    objectives = content["config"].get("objectives", ["top1", "latency"])
+    best_first = -1 if spaces or objectives[0] == "top1" else 1
+    trials = sorted(content["trials"], key=lambda t: best_first * t["values"][0])[:SHOWN]
     rows: list[tuple[str, ...]]
     if spaces:
         rows = [(str(t["trial"]), f"{t['values'][0]:.4f}", t["space"]) for t in trials]
         print_table(("trial", "score", "space"), rows, left=(2,))
     else:
-        rows = [(str(t["trial"]), percent(t["values"][0]), milliseconds(t["values"][1]), t["subnet"]) for t in trials]
-        print_table(("trial", "top-1", "predicted ms", "subnet"), rows, left=(3,))
+        rows = [(str(t["trial"]), *(f"{value:.4g}" for value in t["values"]), t["subnet"]) for t in trials]
+        print_table(("trial", *objectives, "subnet"), rows, left=(1 + len(objectives),))
     if len(content["trials"]) > SHOWN:
         note(f"the best {SHOWN} of {len(content['trials'])} trials; --json lists all")

@@ -118,7 +118,7 @@ def delegated(model: bytes, threads: int = 1) -> tuple[bool, ...]:
 
 def _new_interpreter(model: bytes, threads: int, *, inspect: bool = False) -> Any:
     """`inspect`: without XNNPACK, and every tensor keeps its value."""
-    module = _module()
+    module = interpreter_module()
     options: dict[str, Any] = {}
     if inspect:
         resolver = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
@@ -164,7 +164,8 @@ def _refusals(verb: str) -> Iterator[None]:
         raise refusal("LiteRT", verb, error) from error
 
 
-def _module() -> Any:
+def interpreter_module() -> Any:
+    """The module of the installed package that holds `Interpreter`; raises MissingExtra or NotReady."""
     for package in ("ai_edge_litert", "tflite_runtime"):
         try:
             module = import_module(f"{package}.interpreter")

@@ -15,6 +15,19 @@ LARGEST_BIAS_CODE = 2**30
 """Runtimes hold biases as int32 codes of scale input x weight; this leaves half of that for the sum of products."""
 
 
+def logits_quantiser(logits: Tensor) -> Quantiser:
+    """Quantiser of the logits, observed on pictures: (pictures, classes).
+
+    Training leaves logits in floating point, as ONNX files do. TFLite's integer product has codes for a result, which
+    are chosen here to hold the smallest and largest logit observed, and a tenth of their distance beyond each.
+    """
+    low, high = (float(bound) for bound in torch.aminmax(logits))
+    margin = (high - low) / 10
+    low, high = min(0.0, low - margin), max(0.0, high + margin, 1e-3)
+    scale = (high - low) / 255
+    return Quantiser(scale, round(-low / scale))
+
+
 @torch.no_grad()
 def network_parameters(supernet: Supernet, subnet: Subnet, statistics: Statistics) -> NetworkParameters:
     """Parameters of a subnet under its own `statistics` (`evaluation.recalibrate`).

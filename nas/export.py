@@ -1,127 +1,137 @@
-"""Exports: a subnet as an INT8 ONNX file that carries the trained scales, checked against the trained network."""
+"""Exports: a subnet as a file that carries the trained numbers, checked against the trained network in its runtime."""
 
 from __future__ import annotations
 
-import json
-import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 import torch
 
-from ..errors import MeasurementError, StorageError
+from ..errors import InvalidInput, MeasurementError
+from ..kernels.skeleton import Format
 from ..spaces.onnx_network import Precision, network_model
+from ..spaces.parameters import NetworkParameters
 from ..spaces.space import Subnet
-from .data import Pictures, SplitName, plain_batches, resize
-from .deploy import network_parameters
+from ..spaces.tflite_network import tflite_model
+from .data import Pictures, SplitName
+from .deploy import logits_quantiser, network_parameters
 from .evaluation import predictions, recalibrate
+from .file_predictions import RUNTIME_NAMES, file_predictions
 from .supernet import Supernet
 
-TOLERANCE = 0.005
-"""Difference between the file's and the network's top-1 that is always accepted."""
+TOLERANCES: Mapping[Format, float] = {"onnx": 0.003, "tflite": 0.005}
+"""Differences between the file's and the network's top-1 that are always accepted."""
 CHANCE = 3.0
 """So many standard deviations of what rounding explains are accepted too.
 
 Runtime and training round halves of a code differently, which turns pictures near a class boundary either way: d
 pictures with another answer change the share of right ones by sqrt(d) / n, if nothing else is wrong.
 """
+SPLITS: tuple[SplitName, ...] = ("val", "test")
+
+
+class _Form(Protocol):
+    @property
+    def format(self) -> Format: ...
+
+    @property
+    def precision(self) -> Precision: ...
+
+
+@dataclass(frozen=True, order=True)
+class FileForm:
+    """What kind of file: `onnx` or `tflite`, in `int8` or `fp32`."""
+
+    format: Format
+    precision: Precision
+
+    def __str__(self) -> str:
+        return f"{self.format}/{self.precision}"
+
+    @classmethod
+    def of(cls, other: _Form) -> FileForm:
+        """The form of the files that a target takes."""
+        return cls(other.format, other.precision)
 
 
 @dataclass(frozen=True)
-class CheckedModel:
-    """An ONNX file and its accuracy on the test pictures: in the runtime, and of the trained network itself."""
+class TrainedNetwork:
+    """A subnet in one precision: its numbers, and the classes that training's own arithmetic gives, by split."""
 
-    data: bytes
-    top1: float
-    top1_fake_quant: float
+    subnet: Subnet
+    classes: int
+    precision: Precision
+    parameters: NetworkParameters
+    answers: Mapping[SplitName, np.ndarray]
+
+    def file(self, format_: Format, metadata: Mapping[str, str] | None = None) -> bytes:
+        """The file of that format; equal arguments give equal bytes."""
+        write = tflite_model if format_ == "tflite" else network_model
+        return write(self.subnet.network(self.classes), self.parameters, self.precision, metadata)
+
+    def top1(self, pictures: Pictures) -> float:
+        """Share of the test pictures that it gets right, 0 to 1."""
+        return float((self.answers["test"] == pictures.test.labels).mean())
 
 
-def build(
+def trained_network(
     supernet: Supernet,
     subnet: Subnet,
+    precision: Precision,
     pictures: Pictures,
-    calibration: list[tuple[torch.Tensor, torch.Tensor]],
-    precision: Precision = "int8",
-    metadata: Mapping[str, str] | None = None,
-) -> CheckedModel:
-    """The file of a subnet, run picture by picture in ONNX Runtime and compared with the trained network.
+    calibration: Sequence[tuple[torch.Tensor, torch.Tensor]],
+) -> TrainedNetwork:
+    """A subnet of a supernet under batch norm statistics of its own, measured in its precision.
 
-    Raises MeasurementError where validation and test pictures together differ by more than `TOLERANCE` and by more than
-    rounding explains (`CHANCE`).
+    In fp32 it has the same weights, not rounded. Raises InvalidInput for int8 where the supernet has no quantisers.
     """
-    statistics = recalibrate(supernet, subnet, calibration)
-    parameters = network_parameters(supernet, subnet, statistics)
-    network = subnet.network(supernet.classes)
-    properties = {**_preprocessing(subnet, pictures), **(metadata or {})}
-    data = network_model(network, parameters, precision, properties)
-    changed = 0
-    right: dict[SplitName, tuple[np.ndarray, np.ndarray]] = {}
-    for split in ("val", "test"):
-        labels = pictures.split(split).labels
-        trained = predictions(supernet, subnet, statistics, pictures, split).argmax(1).numpy()
-        answers = file_predictions(data, pictures, split, subnet.resolution)
-        right[split] = (answers == labels, trained == labels)
-        changed += int((answers != trained).sum())
-    both = [np.concatenate(found) for found in zip(*right.values(), strict=True)]
-    if abs(both[0].mean() - both[1].mean()) > max(TOLERANCE, CHANCE * changed**0.5 / len(both[0])):
+    if precision == "int8" and not supernet.quantised:
+        raise InvalidInput(
+            "The supernet was trained in floating point only, so it has no scales for an int8 file.",
+            "Train it to the end, or export with --precision fp32.",
+        )
+    view = supernet if precision == "int8" else _floating(supernet)
+    statistics = recalibrate(view, subnet, calibration)
+    logits = {split: predictions(view, subnet, statistics, pictures, split) for split in SPLITS}
+    parameters = network_parameters(view, subnet, statistics)
+    if precision == "int8":
+        classifier = subnet.network(supernet.classes).layers[-1].name
+        quantisers = {**parameters.quantisers, classifier: logits_quantiser(logits["val"])}
+        parameters = replace(parameters, quantisers=quantisers)
+    answers = {split: found.argmax(1).cpu().numpy() for split, found in logits.items()}
+    return TrainedNetwork(subnet, supernet.classes, precision, parameters, answers)
+
+
+def checked_top1(trained: TrainedNetwork, format_: Format, pictures: Pictures, *, exact: bool = False) -> float:
+    """Top-1 of the file on the test pictures, run one by one in the format's runtime on this machine.
+
+    `exact`: see `file_predictions`. Raises MeasurementError where validation and test pictures together differ from the
+    trained network by more than `TOLERANCES` and by more than rounding explains (`CHANCE`).
+    """
+    data = trained.file(format_)
+    changed, pairs, top1 = 0, [], 0.0
+    for split in SPLITS:
+        labels, expected = pictures.split(split).labels, trained.answers[split]
+        answers = file_predictions(data, pictures, split, trained.subnet.resolution, exact=exact)
+        changed += int((answers != expected).sum())
+        pairs.append(((answers == labels), (expected == labels)))
+        top1 = float((answers == labels).mean())
+    found, wanted = (float(np.concatenate(right).mean()) for right in zip(*pairs, strict=True))
+    n = sum(len(pictures.split(split)) for split in SPLITS)
+    if abs(found - wanted) > max(TOLERANCES[format_], CHANCE * changed**0.5 / n):
         raise MeasurementError(
-            f"The file of {subnet.encoding} reaches {both[0].mean():.2%} top-1 in ONNX Runtime, the trained network "
-            f"{both[1].mean():.2%}: further apart than rounding explains.",
+            f"The {format_} file of {trained.subnet.encoding} in {trained.precision} reaches {found:.2%} top-1 in "
+            f"{RUNTIME_NAMES[format_]}, the trained network {wanted:.2%}: further apart than rounding explains.",
             "The runtime computes something else than was trained; please report it with your CPU model.",
         )
-    file_right, trained_right = right["test"]
-    return CheckedModel(data, float(file_right.mean()), float(trained_right.mean()))
+    return top1
 
 
-def file_predictions(data: bytes, pictures: Pictures, split: SplitName, resolution: int) -> np.ndarray:
-    """Classes (pictures,) that an exported file gives in ONNX Runtime for a split, one picture at a time."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    batches = (resize(x, resolution).contiguous().numpy() for x, _ in plain_batches(pictures, split, 256))
-    logits = (session.run(None, {name: picture[None]})[0] for batch in batches for picture in batch)
-    return np.array([int(found.argmax()) for found in logits])
-
-
-def write_file(path: Path, data: bytes) -> Path:
-    """Write `path` completely or not at all; raises StorageError."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as partial:
-            try:
-                partial.write(data)
-                partial.flush()
-            except OSError:
-                Path(partial.name).unlink()
-                raise
-        Path(partial.name).chmod(0o644)
-        Path(partial.name).replace(path)
-    except OSError as error:
-        raise StorageError(
-            f"{path} cannot be written: {error.strerror}.", "Free some space, or choose another folder with --out."
-        ) from error
-    return path
-
-
-def _preprocessing(subnet: Subnet, pictures: Pictures) -> dict[str, str]:
-    """How a picture becomes the file's input, for whoever runs it: ONNX metadata holds strings."""
-    return {
-        "milliseek.subnet": subnet.encoding,
-        "milliseek.classes": json.dumps(pictures.classes),
-        "milliseek.input": json.dumps(
-            {
-                "layout": "NCHW",
-                "channels": "RGB",
-                "size": [subnet.resolution, subnet.resolution],
-                "resize": "bilinear without antialiasing",
-                "scale": "pixel / 255",
-                "mean": pictures.mean,
-                "std": pictures.std,
-            }
-        ),
-    }
+def _floating(supernet: Supernet) -> Supernet:
+    """The same weights without fake quantisation; the supernet is left as it is."""
+    view = copy.copy(supernet)
+    view.quantised = False
+    return view

@@ -19,6 +19,7 @@ from ..devices.target import Target, parse
 from ..errors import InvalidInput, NotFound
 from ..kernels.skeleton import Format
 from ..spaces.onnx_network import Precision
+from ..spaces.tflite_network import WEIGHT_BITS
 from .remote import PATIENCE_S, RemoteDevice
 
 Kind = Literal["local", "agent", "adb"]
@@ -28,7 +29,7 @@ Kind = Literal["local", "agent", "adb"]
 class DeviceTarget:
     """A target of a device that measures, known to the database as row `row_id`.
 
-    `weight_bits`: bits of an int8 weight that compute exactly on its fast path (7 on x86 without VNNI).
+    `weight_bits`: bits of an int8 weight that compute exactly on its fast path: 7 for ONNX Runtime on x86 without VNNI.
     `kind`: this machine, an agent (or several of one model), or a phone behind adb.
     """
 
@@ -100,7 +101,7 @@ def device_target(database: Database, text: str) -> DeviceTarget:
     if target.delegate is not None and kind != "adb":
         raise InvalidInput(f"'{text}' is not supported: delegates are for phones.", "Leave the delegate out.")
     version = runtime.version() if local else dict(facts.runtimes)[target.runtime]
-    bits = weight_bits(facts)
+    bits = weight_bits(facts) if target.runtime == "onnxruntime" else WEIGHT_BITS
     if local or row is None:
         with database.session() as session:
             device = register_local(session) if local else devices[0]
