@@ -19,7 +19,9 @@ from . import (
     models,
     predictors,
     profile,
+    proxies,
     quickstart,
+    report,
     search,
     serve,
     show,
@@ -73,12 +75,14 @@ app.command("measure")(models.measure)
 app.command("evaluate")(models.evaluate)
 app.command("search")(search.search)
 app.command("export")(export.export)
+app.command("report")(report.report)
 app.command("show")(show.show)
 app.command("serve")(serve.serve)
 app.command("agent")(agent.agent)
 app.add_typer(devices.app, name="devices")
 app.add_typer(jobs.app, name="jobs")
 app.add_typer(predictors.app, name="predictors")
+app.add_typer(proxies.app, name="proxies")
 app.add_typer(spaces.app, name="spaces")
 app.add_typer(supernet.app, name="supernet")
 app.add_typer(tokens.app, name="tokens")

@@ -16,6 +16,7 @@ from ..errors import InvalidInput, MissingExtra
 if TYPE_CHECKING:
     from ..client import Client
     from ..db.engine import Database
+    from ..spaces.hyperspace import Hyperspace
 
 Db = Annotated[
     str | None,
@@ -33,7 +34,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on std
 TargetOption = Annotated[
     str, typer.Option("--target", "-t", help="Target, such as local/onnxruntime/int8 or .../4t for 4 threads.")
 ]
-Data = Annotated[str, typer.Option("--data", help="Pictures: digits, or imagefolder:PATH.")]
+Data = Annotated[str, typer.Option("--data", help="Pictures: digits, fashion-mnist, or imagefolder:PATH.")]
+HyperspaceOption = Annotated[
+    str,
+    typer.Option("--hyperspace", help="tiny32, small32, onnxw, mobilew, or a YAML file that defines your own."),
+]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of all random choices.")]
 Shapes = Annotated[
     list[str] | None,
@@ -111,6 +116,17 @@ def latency_client(database: Database, server: str | None) -> Iterator[Client]:
         Client(started.address, timeout_s=COMPILE_TIMEOUT_S) as client,
     ):
         yield client
+
+
+def hyperspace_option(name: str) -> Hyperspace:
+    """The hyperspace that `--hyperspace` names, or that a YAML file defines; raises NotFound or InvalidInput."""
+    from ..spaces.definition import read_hyperspace
+    from ..spaces.hyperspace import hyperspace_named
+
+    if name.endswith((".yaml", ".yml")):
+        with extras("search"):
+            return read_hyperspace(Path(name))
+    return hyperspace_named(name)
 
 
 @contextmanager

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ..client import Client
     from ..db.engine import Database
     from ..nas.data import Pictures
-    from ..nas.workflow import ExportedSubnet
+    from ..nas.exported_subnet import ExportedSubnet
     from ..predictors.targets import DeviceTarget
 
 HYPERSPACE = "tiny32"
@@ -71,8 +71,9 @@ def quickstart(
         run = _Run(database, local, pictures, {"minutes": minutes, "data": data, "seed": seed}, server, on_progress)
         exported, earlier_s = run.finish(folder)
     seconds = time.monotonic() - started + earlier_s
-    space = exported[0].subnet.space.encoding
-    subnets = [_subnet_json(run.name, export, exported) for export in exported]
+    space = exported[0][0].subnet.space.encoding
+    files = [export for export, _ in exported]
+    subnets = [_subnet_json(run.name, export, budget_ms, files) for export, budget_ms in exported]
     if json:
         print_json({"seconds": seconds, "target": local.name, "space": space, "subnets": subnets})
         return
@@ -127,10 +128,12 @@ class _Run:
         if self.state:
             note(f"Going on with {self.name}: {', '.join(self.state)} done.")
 
-    def finish(self, folder: Path) -> tuple[list[ExportedSubnet], float]:
-        """All phases that are left; returns the exported files and the seconds of earlier sittings."""
+    def finish(self, folder: Path) -> tuple[list[tuple[ExportedSubnet, float | None]], float]:
+        """All phases that are left; returns the files with their budgets in ms, and the seconds of earlier sittings."""
+        from ..nas.export import FileForm
+        from ..nas.exporting import ExportOptions, export_subnets
+        from ..nas.subnet_studies import chosen_subnets
         from ..nas.supernets import load_supernet
-        from ..nas.workflow import chosen_subnets, export_subnets
 
         earlier_s = sum(float(result.get("seconds", 0)) for result in self.state.values())
         self._phase("profile", self._profile)
@@ -139,19 +142,22 @@ class _Run:
             self._phase("calibration", self._calibrate)
             self._phase("supernet", self._supernet)
             self._phase("search", lambda: self._search(client))
+            chosen = chosen_subnets(self.database, f"{self.name}-subnets")
             exported = export_subnets(
                 self.database,
                 client,
-                self.target,
+                [self.target],
                 load_supernet(self.database, self.name, self.pictures),
                 self.pictures,
                 f"{self.name}-subnets",
-                chosen_subnets(self.database, f"{self.name}-subnets"),
+                {each.trial: each.subnet for each in chosen},
                 folder,
+                ExportOptions((FileForm.of(self.target),)),
                 self.on_progress,
             )
         self._keep("export", {"files": [str(export.path) for export in exported]}, last=True)
-        return exported, earlier_s
+        budgets_ms = {each.trial: each.budget_ms for each in chosen if each.budget_ms is not None}
+        return [(export, budgets_ms[export.trial]) for export in exported], earlier_s
 
     def _phase(self, name: str, work: Any) -> None:
         if name in self.state:
@@ -196,7 +202,7 @@ class _Run:
 
     def _space(self, client: Client) -> dict[str, Any]:
         from ..nas.budget import Budget
-        from ..nas.workflow import SpacePlan, best_space, design_space
+        from ..nas.space_design import SpacePlan, best_space, design_space
         from ..spaces.hyperspace import hyperspace_named
 
         hyperspace = hyperspace_named(HYPERSPACE)
@@ -211,14 +217,15 @@ class _Run:
         designed = design_space(
             self.database,
             client,
-            self.target,
+            [self.target],
             hyperspace,
             self.pictures,
             f"{self.name}-space",
             plan,
             on_progress=self.on_progress,
         )
-        return {"space": best_space(designed.ranking).encoding, "budgets_ms": list(designed.constraints_ms)}
+        budgets_ms = designed.constraints_ms[self.target.name]
+        return {"space": best_space(designed.ranking).encoding, "budgets_ms": list(budgets_ms)}
 
     def _calibrate(self) -> dict[str, Any]:
         """Look closer where the search goes: the networks of the winning space, beside those of the hyperspace."""
@@ -241,7 +248,7 @@ class _Run:
 
     def _supernet(self) -> dict[str, Any]:
         from ..nas.budget import Budget
-        from ..nas.supernet import Recipe
+        from ..nas.recipe import Recipe
         from ..nas.supernets import train_supernet
         from ..spaces.space import Space
 
@@ -262,20 +269,19 @@ class _Run:
         return {"supernet": self.name}
 
     def _search(self, client: Client) -> dict[str, Any]:
+        from ..nas.subnet_studies import SearchPlan, find_subnets
         from ..nas.supernets import load_supernet
-        from ..nas.workflow import find_subnets
 
         study = f"{self.name}-subnets"
         end = time.monotonic() + self._seconds("search")
         find_subnets(
             self.database,
             client,
-            self.target,
+            SearchPlan.within(self.target.name, self.state["space"]["budgets_ms"]),
             load_supernet(self.database, self.name, self.pictures),
             self.name,
             self.pictures,
             study,
-            self.state["space"]["budgets_ms"],
             evaluations=MAX_SUBNETS,
             seed=self.seed,
             on_progress=self.on_progress,
@@ -290,26 +296,27 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def _subnet_json(run: str, export: ExportedSubnet, exported: list[ExportedSubnet]) -> dict[str, Any]:
+def _subnet_json(
+    run: str, export: ExportedSubnet, budget_ms: float | None, exported: list[ExportedSubnet]
+) -> dict[str, Any]:
     """The documented object of one subnet; `dominated`: another one is as accurate and as fast, and better in one."""
-    dominated = any(
-        other is not export
-        and other.top1 >= export.top1
-        and other.measured_ms <= export.measured_ms
-        and (other.top1 > export.top1 or other.measured_ms < export.measured_ms)
-        for other in exported
-    )
+    (latency,) = export.latencies
+    prediction = latency.prediction
+    assert prediction is not None, "a run profiles its target first"
+    ours = export.top1, -latency.measured_ms
+    others = [(other.top1, -other.latencies[0].measured_ms) for other in exported]
+    dominated = any(their != ours and their[0] >= ours[0] and their[1] >= ours[1] for their in others)
     return {
         "id": f"{run}-subnets:{export.trial}",
         "subnet": export.subnet.encoding,
-        "budget_ms": export.budget_ms,
+        "budget_ms": budget_ms,
         "top1": export.top1,
         "top1_fake_quant": export.top1_fake_quant,
-        "predicted_ms": export.prediction.latency_ms,
-        "interval_ms": list(export.prediction.interval_ms),
-        "measured_ms": export.measured_ms,
-        "error": export.error,
-        "disturbed": export.disturbed,
+        "predicted_ms": prediction.latency_ms,
+        "interval_ms": list(prediction.interval_ms),
+        "measured_ms": latency.measured_ms,
+        "error": prediction.latency_ms / latency.measured_ms - 1,
+        "disturbed": latency.disturbed,
         "dominated": dominated,
         "size_bytes": export.size_bytes,
         "path": str(export.path.absolute()),

@@ -26,10 +26,14 @@ _OPENING_ATTEMPTS = 10
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of one trial: its objective values, and whatever shall be kept beside them (JSON values)."""
+    """Result of one trial: its objective values, and whatever shall be kept beside them (JSON values).
+
+    `violations`: by how much each constraint is missed, in any unit; 0 or less where it is met.
+    """
 
     values: Sequence[float]
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    violations: Mapping[str, float] = field(default_factory=dict)
 
 
 def open_study(url: str, name: str, directions: Sequence[str], sampler: BaseSampler) -> Study:
@@ -70,7 +74,10 @@ def run_trials(
     on_trial: Callable[[int], None] = lambda _: None,
     stop: Callable[[int], bool] = lambda _: False,
 ) -> None:
-    """Evaluate until the study has `total` finished trials, those of earlier sittings included, or `stop(number)`."""
+    """Evaluate until the study has `total` finished trials, or `stop(number)`.
+
+    Those of earlier sittings and of other workers count; of n workers each may add one more at the end.
+    """
     done = len(finished_trials(study))
     on_trial(done)
     while done < total and not stop(done):
@@ -80,8 +87,10 @@ def run_trials(
         with storage_errors(study.study_name):
             for key, value in outcome.attributes.items():
                 trial.set_user_attr(key, value)
+            for key, value in outcome.violations.items():
+                trial.set_constraint(key, value)
             study.tell(trial, list(outcome.values))
-        done += 1
+            done = len(finished_trials(study))
         on_trial(done)
 
 

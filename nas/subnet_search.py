@@ -1,252 +1,158 @@
-"""Subnet search: the most accurate INT8 networks of a supernet under each latency budget (SpaceEvo, section 3.4)."""
+"""Subnet search: a supernet's best INT8 networks, by any objectives under any constraints."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
-from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.samplers import BaseSampler
 from optuna.study import Study
-from optuna.trial import FrozenTrial, TrialState
 
 from ..errors import InvalidInput
-from ..predictors.lookup import LatencyLookup
-from ..spaces.blocks import BlockChoice
-from ..spaces.codes import encode_genes
-from ..spaces.space import Space, Subnet, extreme_subnet, random_subnet
-from .evolution import Params, identity
+from ..spaces.space import Subnet
+from .budget_evolution import BudgetEvolution
+from .evolution import Params
+from .guided_search import GuidedSearch
+from .hypervolume import growth, nondominated_indices
+from .nsga2 import NSGA2
+from .objectives import TOP1, Goal, Metric, Values, met
 from .studies import Outcome, finished_trials, open_study, run_trials
+from .subnet_costs import SubnetCosts
+from .subnet_sampler import METRICS, RandomSubnets, SubnetSampler, metrics_of
 
-WINDOW = 0.85
-"""A candidate for budget c has a predicted latency in [WINDOW * c, c]: slower is better as long as it fits."""
-MUTATION = 0.3
-RESOLUTION_MUTATION = 0.5
-"""Probability that a gene, or the resolution, is drawn anew (SpaceEvo, section 4.1)."""
+Algorithm = Literal["evolution", "nsga2", "guided", "random"]
 
 
 @dataclass(frozen=True)
 class EvaluatedSubnet:
-    """A subnet that a study has evaluated: INT8 top-1 on the search pictures and predicted milliseconds."""
+    """A subnet that a study has evaluated: INT8 top-1 on the search pictures, predicted milliseconds, all metrics.
+
+    `latency_ms` and `budget_ms` are None in a search that does not ask for the latency.
+    """
 
     subnet: Subnet
     trial: int
     top1: float
-    latency_ms: float
-    budget_ms: float
+    latency_ms: float | None
+    budget_ms: float | None
+    metrics: Values = field(default_factory=dict)
 
 
-class SubnetDomain:
-    """Subnets of one space as Optuna parameters; genes of absent blocks keep their smallest value."""
-
-    def __init__(self, space: Space) -> None:
-        self.space = space
-        self._smallest = extreme_subnet(space, largest=False)
-
-    @cached_property
-    def distributions(self) -> Mapping[str, BaseDistribution]:
-        """`resolution`, `stem`, and for stage s and block b: `s.depth`, `s.b.width`, `s.b.kernel`, `s.b.expand`."""
-        hyperspace = self.space.hyperspace
-        choices: dict[str, Sequence[float]] = {
-            "resolution": hyperspace.resolutions,
-            "stem": hyperspace.stem_widths,
-        }
-        for s, stage in enumerate(hyperspace.stages):
-            block_type = self.space.stage_type(s)
-            choices[f"{s}.depth"] = stage.depths
-            for b in range(max(stage.depths)):
-                choices[f"{s}.{b}.width"] = self.space.stage_widths(s)
-                choices[f"{s}.{b}.kernel"] = block_type.kernels
-                choices[f"{s}.{b}.expand"] = block_type.expands
-        return {name: CategoricalDistribution(tuple(values)) for name, values in choices.items()}
-
-    def params(self, subnet: Subnet) -> Params:
-        """Inverse of `subnet`."""
-        params: Params = {"resolution": subnet.resolution, "stem": subnet.stem_width}
-        for s, blocks in enumerate(subnet.stages):
-            params[f"{s}.depth"] = len(blocks)
-            smallest = self._smallest.stages[s][0]
-            for b in range(max(self.space.hyperspace.stages[s].depths)):
-                choice = blocks[b] if b < len(blocks) else smallest
-                for field, value in choice._asdict().items():
-                    params[f"{s}.{b}.{field}"] = value
-        return params
-
-    def subnet(self, params: Params) -> Subnet:
-        """The subnet that parameters name."""
-        stages = tuple(
-            tuple(
-                BlockChoice(
-                    int(params[f"{s}.{b}.width"]),
-                    int(params[f"{s}.{b}.kernel"]),
-                    float(params[f"{s}.{b}.expand"]),
-                )
-                for b in range(int(params[f"{s}.depth"]))
-            )
-            for s in range(len(self.space.hyperspace.stages))
+def make_sampler(
+    algorithm: Algorithm,
+    costs: SubnetCosts,
+    goal: Goal,
+    budgets_ms: Sequence[float] = (),
+    latency: Metric | None = None,
+    seed: int = 0,
+) -> SubnetSampler:
+    """The sampler of that name; `evolution` needs budgets, milliseconds of `latency`, else it raises InvalidInput."""
+    if algorithm == "nsga2":
+        return NSGA2(costs, goal, seed=seed)
+    if algorithm == "guided":
+        return GuidedSearch(costs, goal, seed=seed)
+    if algorithm == "random":
+        return RandomSubnets(costs, goal, seed)
+    if not budgets_ms or latency is None or TOP1 not in goal.objectives:
+        raise InvalidInput(
+            "Evolution looks for the best top1 within latency budgets.",
+            "Use the objectives top1 and latency, or another algorithm: guided, nsga2.",
         )
-        return Subnet(self.space, int(params["resolution"]), int(params["stem"]), stages)
-
-    def mutated(self, params: Params, rng: np.random.Generator) -> Params:
-        """Each gene drawn anew with its probability."""
-        changed = dict(params)
-        for name, distribution in self.distributions.items():
-            assert isinstance(distribution, CategoricalDistribution)
-            if rng.random() < (RESOLUTION_MUTATION if name == "resolution" else MUTATION):
-                changed[name] = distribution.choices[rng.integers(len(distribution.choices))]
-        return self.params(self.subnet(changed))
-
-    def crossed(self, a: Params, b: Params, rng: np.random.Generator) -> Params:
-        """Each gene from either parent."""
-        mixed = {name: (a if rng.random() < 0.5 else b)[name] for name in self.distributions}
-        return self.params(self.subnet(mixed))
-
-
-class BudgetEvolution(BaseSampler):
-    """Proposes, in turn for every budget, a subnet whose predicted latency just fits it.
-
-    The first `warm_up` proposals of a budget are random subnets of its latency window; later ones are mutations
-    and crossovers of the best so far. Candidates are drawn by the hundred, filtered by the latency table, and one
-    that fits is taken. The state is the study: a resumed study goes on where it was.
-    """
-
-    DRAWS = 256
-    ROUNDS = 20
-    ELITE = 5
-
-    def __init__(
-        self,
-        domain: SubnetDomain,
-        latency: LatencyLookup,
-        budgets_ms: Sequence[float],
-        *,
-        warm_up: int,
-        seed: int = 0,
-    ) -> None:
-        self.domain = domain
-        self.latency = latency
-        self.budgets_ms = tuple(budgets_ms)
-        self.warm_up = warm_up
-        self.seed = seed
-
-    def budget_of(self, number: int) -> float:
-        """Milliseconds that trial `number` is proposed for."""
-        return self.budgets_ms[number % len(self.budgets_ms)]
-
-    def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        """All parameters are drawn together."""
-        return dict(self.domain.distributions)
-
-    def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Params:
-        """Parameters of a subnet that fits the trial's budget, or none where the trial was enqueued with its own."""
-        if not search_space or "fixed_params" in trial.system_attrs:
-            return {}
-        rng = np.random.default_rng((self.seed, trial.number))
-        budget_ms = self.budget_of(trial.number)
-        window_ms = (WINDOW * budget_ms, budget_ms)
-        known = {identity(t.params) for t in study.get_trials(deepcopy=False) if t.params}
-        fitting = [
-            t
-            for t in study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-            if window_ms[0] <= t.values[1] <= window_ms[1]
-        ]
-        elite = sorted(fitting, key=lambda t: -float(t.values[0]))[: self.ELITE]
-        for round_ in range(self.ROUNDS):
-            # After a fruitless round with the elite's children, fall back to fresh blood.
-            breed = len(fitting) >= self.warm_up and elite and round_ < self.ROUNDS // 2
-            candidates = [self._candidate(elite if breed else [], rng) for _ in range(self.DRAWS)]
-            genes = encode_genes([self.domain.subnet(params) for params in candidates])
-            latency_ms = self.latency.subnets_ms(self.domain.space, genes)
-            for params, ms in zip(candidates, latency_ms, strict=True):
-                if window_ms[0] <= ms <= window_ms[1] and identity(params) not in known:
-                    return params
-        return self._nearest(budget_ms, rng)
-
-    def _candidate(self, elite: list[FrozenTrial], rng: np.random.Generator) -> Params:
-        if not elite:
-            return self.domain.params(random_subnet(self.domain.space, rng))
-        parent = dict(elite[rng.integers(len(elite))].params)
-        if len(elite) > 1 and rng.random() < 0.5:
-            return self.domain.crossed(parent, dict(elite[rng.integers(len(elite))].params), rng)
-        return self.domain.mutated(parent, rng)
-
-    def _nearest(self, budget_ms: float, rng: np.random.Generator) -> Params:
-        """The slowest of many random subnets, and the smallest one, that fits at all."""
-        smallest = extreme_subnet(self.domain.space, largest=False)
-        subnets = [smallest, *(random_subnet(self.domain.space, rng) for _ in range(self.DRAWS))]
-        latency_ms = self.latency.subnets_ms(self.domain.space, encode_genes(subnets))
-        fits = np.flatnonzero(latency_ms <= budget_ms)
-        if not len(fits):
-            raise InvalidInput(
-                f"No subnet of {self.domain.space.encoding} meets {budget_ms:.3g} ms on {self.latency.table.target}: "
-                f"its fastest needs {float(latency_ms.min()):.3g} ms.",
-                "Raise the budget.",
-            )
-        return self.domain.params(subnets[fits[np.argmax(latency_ms[fits])]])
-
-    def sample_independent(
-        self,
-        study: Study,
-        trial: FrozenTrial,
-        param_name: str,
-        param_distribution: BaseDistribution,
-    ) -> object:
-        """Never asked: every parameter is drawn relatively."""
-        raise AssertionError(f"{param_name} is not a parameter of this study")
+    return BudgetEvolution(costs, goal, latency, budgets_ms, seed=seed)
 
 
 def search_subnets(
     url: str,
     name: str,
-    space: Space,
-    latency: LatencyLookup,
-    budgets_ms: Sequence[float],
+    sampler: SubnetSampler,
     top1: Callable[[Subnet], float],
     *,
     evaluations: int,
-    warm_up: int = 4,
-    seed: int = 0,
     on_trial: Callable[[int], None] = lambda _: None,
     stop: Callable[[int], bool] = lambda _: False,
-) -> list[EvaluatedSubnet]:
-    """Run or resume the study `name` (maximise `top1`, minimise predicted ms) up to `evaluations` subnets."""
-    domain = SubnetDomain(space)
-    sampler = BudgetEvolution(domain, latency, budgets_ms, warm_up=warm_up, seed=seed)
-    study = open_study(url, name, ["maximize", "minimize"], sampler)
+) -> Study:
+    """Run or resume the study `name` up to `evaluations` subnets, those of other workers included."""
+    goal, domain = sampler.goal, sampler.domain
+    study = open_study(url, name, goal.directions, sampler)
 
     def evaluate(params: Params) -> Outcome:
         subnet = domain.subnet(params)
-        latency_ms = float(latency.subnets_ms(space, encode_genes([subnet]))[0])
-        return Outcome([top1(subnet), latency_ms], {"subnet": subnet.encoding})
+        values = {TOP1: top1(subnet), **sampler.costs.all_of(goal.costs, subnet)}
+        return Outcome(
+            [values[metric] for metric in goal.objectives],
+            {"subnet": subnet.encoding, METRICS: {str(metric): value for metric, value in values.items()}},
+            {str(each): each.violation(values[each.metric]) for each in goal.constraints},
+        )
 
     run_trials(study, domain.distributions, evaluate, evaluations, on_trial, stop)
-    return evaluated_subnets(study, budgets_ms)
+    return study
 
 
-def evaluated_subnets(study: Study, budgets_ms: Sequence[float]) -> list[EvaluatedSubnet]:
-    """Every finished trial with the smallest budget that it meets (the largest budget if it meets none)."""
+def evaluated_subnets(
+    study: Study, goal: Goal, budgets_ms: Sequence[float] = (), latency: Metric | None = None
+) -> list[EvaluatedSubnet]:
+    """Every finished trial, oldest first, whether it meets the constraints or not.
+
+    Each with the smallest budget, milliseconds of the metric `latency`, that it meets (the largest if it meets none).
+    """
     found = []
     for trial in finished_trials(study):
-        top1, latency_ms = map(float, trial.values)
-        budget_ms = min((b for b in budgets_ms if latency_ms <= b), default=max(budgets_ms))
+        values = metrics_of(trial, goal)
+        latency_ms = values[latency] if latency is not None else None
+        budget_ms = None
+        if latency_ms is not None and budgets_ms:
+            budget_ms = min((b for b in budgets_ms if latency_ms <= b), default=max(budgets_ms))
         subnet = Subnet.decode(trial.user_attrs["subnet"])
-        found.append(EvaluatedSubnet(subnet, trial.number, top1, latency_ms, budget_ms))
+        found.append(EvaluatedSubnet(subnet, trial.number, values[TOP1], latency_ms, budget_ms, values))
     return found
 
 
-def best_per_budget(found: Sequence[EvaluatedSubnet], budgets_ms: Sequence[float]) -> list[EvaluatedSubnet]:
-    """For each budget, ascending, the subnet with the best top-1 among those proposed for it (ties: the faster).
+def best_per_budget(
+    found: Sequence[EvaluatedSubnet], budgets_ms: Sequence[float], count: int = 1
+) -> list[EvaluatedSubnet]:
+    """For each budget, ascending, the `count` subnets with the best top-1 among those proposed for it.
 
-    Where none was, because the space has none that slow, it is the best one that no smaller budget has taken.
+    Of equal ones the faster. Where none was proposed, because the space has none that slow, they are the best ones that
+    no smaller budget has taken.
     """
     chosen: list[EvaluatedSubnet] = []
     for budget_ms in sorted(budgets_ms):
         taken = {e.trial for e in chosen}
-        fitting = [e for e in found if e.latency_ms <= budget_ms and e.trial not in taken]
+        fitting = [e for e in found if _ms(e) <= budget_ms and e.trial not in taken]
         candidates = [e for e in fitting if e.budget_ms == budget_ms] or fitting
-        if candidates:
-            best = max(candidates, key=lambda e: (e.top1, -e.latency_ms))
-            chosen.append(replace(best, budget_ms=budget_ms))
+        ranked = sorted(candidates, key=lambda e: (-e.top1, _ms(e), e.trial))
+        chosen += [replace(best, budget_ms=budget_ms) for best in ranked[:count]]
     return chosen
+
+
+def pareto_front(found: Sequence[EvaluatedSubnet], goal: Goal) -> list[EvaluatedSubnet]:
+    """Those that no other is at least as good as in every objective, the least accurate first."""
+    if not found:
+        return []
+    front = nondominated_indices(np.array([goal.losses(e.metrics) for e in found]))
+    return sorted((found[i] for i in front), key=lambda e: (e.top1, e.trial))
+
+
+def spread(front: Sequence[EvaluatedSubnet], count: int) -> list[EvaluatedSubnet]:
+    """At most `count` of a front, both ends and evenly between them."""
+    places = np.linspace(0, len(front) - 1, min(count, len(front)))
+    return [front[i] for i in dict.fromkeys(np.rint(places).astype(int).tolist())]
+
+
+def hypervolumes(study: Study, goal: Goal, reference: Mapping[Metric, float]) -> np.ndarray:
+    """Hypervolume (finished trials,) after each one, as a share of what lies between `reference` and a perfect subnet.
+
+    A perfect one has top-1 1 and costs nothing. Trials that miss a constraint dominate nothing.
+    """
+    limit = np.array(goal.losses(reference))
+    perfect = np.array([-1.0 if metric.maximised else 0.0 for metric in goal.objectives])
+    points = []
+    for trial in finished_trials(study):
+        values = metrics_of(trial, goal)
+        points.append(goal.losses(values) if met(goal.constraints, values) else limit.tolist())
+    return growth(points, limit.tolist()) / float(np.prod(limit - perfect))
+
+
+def _ms(evaluated: EvaluatedSubnet) -> float:
+    return np.inf if evaluated.latency_ms is None else evaluated.latency_ms

@@ -47,6 +47,7 @@ COMMANDS = [
     ("supernet", "train"),
     ("search",),
     ("export",),
+    ("report",),
     ("show",),
 ]
 
