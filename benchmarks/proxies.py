@@ -19,12 +19,12 @@ from trained_alone import recipe, train_alone
 
 from milliseek.cli.options import hyperspace_option
 from milliseek.db.engine import Database
-from milliseek.nas.data import parse_data
-from milliseek.nas.proxies import PROXIES, ProxyTask
-from milliseek.nas.proxy_trust import Trust, trust
-from milliseek.nas.quality_run import find_table
-from milliseek.nas.quality_table import table_rows
-from milliseek.nas.stage_quality import StageQuality
+from milliseek.nas.pictures.data import parse_data
+from milliseek.nas.quality.proxies import PROXIES, ProxyTask
+from milliseek.nas.quality.quality_run import find_table
+from milliseek.nas.quality.quality_table import table_rows
+from milliseek.nas.quality.stage_quality import StageQuality
+from milliseek.nas.search.proxy_trust import Trust, trust
 from milliseek.spaces.space import random_space, random_subnet
 
 

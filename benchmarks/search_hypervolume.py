@@ -20,15 +20,15 @@ import numpy as np
 from common import report
 
 from milliseek.db.engine import Database
-from milliseek.nas.budget import Budget
-from milliseek.nas.data import parse_data
-from milliseek.nas.evaluation import calibration_batches, recalibrate, top1
-from milliseek.nas.objectives import parse_goal
-from milliseek.nas.recipe import Recipe
+from milliseek.nas.pictures.data import parse_data
+from milliseek.nas.search.objectives import parse_goal
+from milliseek.nas.search.subnet_costs import SubnetCosts, reference_values
+from milliseek.nas.search.subnet_search import hypervolumes, make_sampler, search_subnets
 from milliseek.nas.studies import finished_trials, load_study
-from milliseek.nas.subnet_costs import SubnetCosts, reference_values
-from milliseek.nas.subnet_search import hypervolumes, make_sampler, search_subnets
-from milliseek.nas.supernets import train_supernet, trained_size
+from milliseek.nas.training.budget import Budget
+from milliseek.nas.training.evaluation import calibration_batches, recalibrate, top1
+from milliseek.nas.training.recipe import Recipe
+from milliseek.nas.training.supernets import train_supernet, trained_size
 from milliseek.spaces.space import Space, Subnet
 
 SUPERNET = "benchmark"

@@ -23,16 +23,16 @@ from milliseek.cli.options import hyperspace_option
 from milliseek.client import Client
 from milliseek.db.engine import Database
 from milliseek.errors import InvalidInput, NotFound, NotReady
-from milliseek.nas.budget import Budget
-from milliseek.nas.data import Pictures, parse_data
-from milliseek.nas.latency_budgets import default_budgets_ms
-from milliseek.nas.quality_run import QualityBudget, find_table, make_table, table_name
-from milliseek.nas.quality_table import QualityTable, table_rows
-from milliseek.nas.score_tables import MeasuredTables
-from milliseek.nas.scorers import make_scorer
-from milliseek.nas.space_design import SpacePlan, best_space, design_space
-from milliseek.nas.space_search import handmade_spaces
-from milliseek.nas.table_subnets import PredictedSubnet, sampled_subnets
+from milliseek.nas.design.latency_budgets import default_budgets_ms
+from milliseek.nas.design.score_tables import MeasuredTables
+from milliseek.nas.design.scorers import make_scorer
+from milliseek.nas.design.space_design import SpacePlan, best_space, design_space
+from milliseek.nas.design.space_search import handmade_spaces
+from milliseek.nas.design.table_subnets import PredictedSubnet, sampled_subnets
+from milliseek.nas.pictures.data import Pictures, parse_data
+from milliseek.nas.quality.quality_run import QualityBudget, find_table, make_table, table_name
+from milliseek.nas.quality.quality_table import QualityTable, table_rows
+from milliseek.nas.training.budget import Budget
 from milliseek.predictors.evaluation import measure_models
 from milliseek.predictors.lookup import LatencyLookup
 from milliseek.predictors.profiling import profile

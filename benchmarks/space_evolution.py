@@ -17,10 +17,10 @@ import numpy as np
 from common import report
 
 from milliseek.db.engine import Database
-from milliseek.nas.published_tables import PublishedTables
-from milliseek.nas.score import MonteCarloScorer, ScoreKind
-from milliseek.nas.scorers import TimedScorer, make_scorer
-from milliseek.nas.table_search import evolve_on_tables
+from milliseek.nas.design.published_tables import PublishedTables
+from milliseek.nas.design.score import MonteCarloScorer, ScoreKind
+from milliseek.nas.design.scorers import TimedScorer, make_scorer
+from milliseek.nas.design.table_search import evolve_on_tables
 from milliseek.spaces.hyperspace import hyperspace_named
 from milliseek.spaces.space import Space
 

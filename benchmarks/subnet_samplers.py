@@ -20,16 +20,16 @@ from common import report
 
 from milliseek.cli.options import seconds
 from milliseek.db.engine import Database
-from milliseek.nas.budget import Budget
-from milliseek.nas.data import Pictures, parse_data
-from milliseek.nas.evaluation import calibration_batches, recalibrate, top1
-from milliseek.nas.level_tables import leaning_subnet
-from milliseek.nas.processes import Processes, choose_device
-from milliseek.nas.recipe import Recipe
-from milliseek.nas.supernet import Supernet
-from milliseek.nas.supernet_training import StepReport, SupernetTraining
-from milliseek.nas.supernets import train_supernet
-from milliseek.nas.training_samplers import SAMPLERS
+from milliseek.nas.pictures.data import Pictures, parse_data
+from milliseek.nas.training.budget import Budget
+from milliseek.nas.training.evaluation import calibration_batches, recalibrate, top1
+from milliseek.nas.training.level_tables import leaning_subnet
+from milliseek.nas.training.processes import Processes, choose_device
+from milliseek.nas.training.recipe import Recipe
+from milliseek.nas.training.supernet import Supernet
+from milliseek.nas.training.supernet_training import StepReport, SupernetTraining
+from milliseek.nas.training.supernets import train_supernet
+from milliseek.nas.training.training_samplers import SAMPLERS
 from milliseek.spaces.counting import count, count_range
 from milliseek.spaces.space import Space, Subnet, extreme_subnet
 

@@ -22,12 +22,12 @@ from typing import Any
 from common import report
 
 from milliseek.db.engine import Database
-from milliseek.nas.budget import Budget
-from milliseek.nas.data import Pictures, parse_data
-from milliseek.nas.evaluation import calibration_batches, recalibrate, top1
-from milliseek.nas.processes import Processes, choose_device
-from milliseek.nas.recipe import Recipe
-from milliseek.nas.supernets import train_supernet
+from milliseek.nas.pictures.data import Pictures, parse_data
+from milliseek.nas.training.budget import Budget
+from milliseek.nas.training.evaluation import calibration_batches, recalibrate, top1
+from milliseek.nas.training.processes import Processes, choose_device
+from milliseek.nas.training.recipe import Recipe
+from milliseek.nas.training.supernets import train_supernet
 from milliseek.spaces.space import Subnet
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from milliseek.db.engine import Database
-from milliseek.nas.budget import Budget
-from milliseek.nas.data import Pictures
-from milliseek.nas.evaluation import calibration_batches
-from milliseek.nas.export import TrainedNetwork, trained_network
-from milliseek.nas.processes import Processes, choose_device
-from milliseek.nas.recipe import Recipe
-from milliseek.nas.supernets import train_supernet
+from milliseek.nas.exports.export import TrainedNetwork, trained_network
+from milliseek.nas.pictures.data import Pictures
+from milliseek.nas.training.budget import Budget
+from milliseek.nas.training.evaluation import calibration_batches
+from milliseek.nas.training.processes import Processes, choose_device
+from milliseek.nas.training.recipe import Recipe
+from milliseek.nas.training.supernets import train_supernet
 from milliseek.spaces.space import Subnet
 
 RESAMPLES = 2000

@@ -12,7 +12,7 @@ from .options import Data, Db, Json, Seed, Server, extras, latency_client, open_
 from .output import milliseconds, note, percent, print_json, print_table, progress_bar, size
 
 if TYPE_CHECKING:
-    from ..nas.exported_subnet import ExportedSubnet
+    from ..nas.exports.exported_subnet import ExportedSubnet
 
 FORMATS: tuple[Literal["onnx", "tflite"], ...] = ("onnx", "tflite")
 PRECISIONS: tuple[Literal["int8", "fp32"], ...] = ("int8", "fp32")
@@ -58,14 +58,14 @@ def export(
     ]
     tuning_s = seconds(fine_tune) if fine_tune else None
     with extras("search"):
-        from ..nas.budget import Budget
-        from ..nas.data import parse_data
-        from ..nas.export import FileForm
-        from ..nas.export_targets import export_targets
-        from ..nas.exporting import ExportOptions, export_subnets, supernet_name
-        from ..nas.model_card import SCRIPT
-        from ..nas.subnet_studies import chosen_subnets
-        from ..nas.supernets import load_supernet, picture_size
+        from ..nas.exports.export import FileForm
+        from ..nas.exports.export_targets import export_targets
+        from ..nas.exports.exporting import ExportOptions, export_subnets, supernet_name
+        from ..nas.exports.model_card import SCRIPT
+        from ..nas.pictures.data import parse_data
+        from ..nas.search.subnet_studies import chosen_subnets
+        from ..nas.training.budget import Budget
+        from ..nas.training.supernets import load_supernet, picture_size
 
     budget = Budget(seconds=tuning_s) if tuning_s else None
     options = ExportOptions([FileForm(*kind) for kind in kinds], budget, test_pictures, seed)

@@ -56,9 +56,9 @@ def check(
 ) -> None:
     """Prove proxies on networks whose accuracy was measured: Kendall's tau with a 90 % interval."""
     with extras("search"):
-        from ..nas.data import parse_data
-        from ..nas.proxies import ProxyTask, proxies_named
-        from ..nas.proxy_trust import measured_networks, prove, read_networks
+        from ..nas.pictures.data import parse_data
+        from ..nas.quality.proxies import ProxyTask, proxies_named
+        from ..nas.search.proxy_trust import measured_networks, prove, read_networks
 
     proxies = proxies_named(names or [])
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
@@ -105,8 +105,8 @@ def score_subnets(
 ) -> None:
     """Score subnets by proxies; their sizes are always among the answers."""
     with extras("search"):
-        from ..nas.data import parse_data
-        from ..nas.proxies import ProxyTask, proxies_named
+        from ..nas.pictures.data import parse_data
+        from ..nas.quality.proxies import ProxyTask, proxies_named
     from ..spaces.space import Subnet
 
     proxies = proxies_named(names or [])
@@ -137,10 +137,10 @@ def search(
 ) -> None:
     """The best random subnets within latency budgets by a proxy, without any training."""
     with extras("search"):
-        from ..nas.data import parse_data
-        from ..nas.proxies import ProxyTask, proxies_named
-        from ..nas.proxy_search import search_by_proxy
-        from ..nas.proxy_trust import check_proven
+        from ..nas.pictures.data import parse_data
+        from ..nas.quality.proxies import ProxyTask, proxies_named
+        from ..nas.search.proxy_search import search_by_proxy
+        from ..nas.search.proxy_trust import check_proven
     from ..predictors.lookup import LatencyLookup
     from ..predictors.targets import device_target
     from ..spaces.space import Space

@@ -44,8 +44,8 @@ def quality(
     Uses GPUs where there are any, else all cores. Interrupted or killed, the same command goes on where it was.
     """
     with extras("search"):
-        from ..nas.data import parse_data
-        from ..nas.quality_run import QualityBudget, make_table, table_name
+        from ..nas.pictures.data import parse_data
+        from ..nas.quality.quality_run import QualityBudget, make_table, table_name
     from ..devices import facts
 
     limit_s = seconds(budget)

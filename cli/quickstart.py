@@ -25,8 +25,8 @@ from .output import OnProgress, milliseconds, note, out, percent, print_json, pr
 if TYPE_CHECKING:
     from ..client import Client
     from ..db.engine import Database
-    from ..nas.data import Pictures
-    from ..nas.exported_subnet import ExportedSubnet
+    from ..nas.exports.exported_subnet import ExportedSubnet
+    from ..nas.pictures.data import Pictures
     from ..predictors.targets import DeviceTarget
 
 HYPERSPACE = "tiny32"
@@ -61,7 +61,7 @@ def quickstart(
     best subnets. Interrupted or killed, the same command goes on where it was.
     """
     with extras("search"):
-        from ..nas.data import parse_data
+        from ..nas.pictures.data import parse_data
     from ..predictors.targets import device_target
 
     started = time.monotonic()
@@ -130,10 +130,10 @@ class _Run:
 
     def finish(self, folder: Path) -> tuple[list[tuple[ExportedSubnet, float | None]], float]:
         """All phases that are left; returns the files with their budgets in ms, and the seconds of earlier sittings."""
-        from ..nas.export import FileForm
-        from ..nas.exporting import ExportOptions, export_subnets
-        from ..nas.subnet_studies import chosen_subnets
-        from ..nas.supernets import load_supernet
+        from ..nas.exports.export import FileForm
+        from ..nas.exports.exporting import ExportOptions, export_subnets
+        from ..nas.search.subnet_studies import chosen_subnets
+        from ..nas.training.supernets import load_supernet
 
         earlier_s = sum(float(result.get("seconds", 0)) for result in self.state.values())
         self._phase("profile", self._profile)
@@ -201,8 +201,8 @@ class _Run:
         return {"predictor": result.predictor}
 
     def _space(self, client: Client) -> dict[str, Any]:
-        from ..nas.budget import Budget
-        from ..nas.space_design import SpacePlan, best_space, design_space
+        from ..nas.design.space_design import SpacePlan, best_space, design_space
+        from ..nas.training.budget import Budget
         from ..spaces.hyperspace import hyperspace_named
 
         hyperspace = hyperspace_named(HYPERSPACE)
@@ -247,9 +247,9 @@ class _Run:
         return {"predictor": result.predictor}
 
     def _supernet(self) -> dict[str, Any]:
-        from ..nas.budget import Budget
-        from ..nas.recipe import Recipe
-        from ..nas.supernets import train_supernet
+        from ..nas.training.budget import Budget
+        from ..nas.training.recipe import Recipe
+        from ..nas.training.supernets import train_supernet
         from ..spaces.space import Space
 
         recipe = Recipe(
@@ -269,8 +269,8 @@ class _Run:
         return {"supernet": self.name}
 
     def _search(self, client: Client) -> dict[str, Any]:
-        from ..nas.subnet_studies import SearchPlan, find_subnets
-        from ..nas.supernets import load_supernet
+        from ..nas.search.subnet_studies import SearchPlan, find_subnets
+        from ..nas.training.supernets import load_supernet
 
         study = f"{self.name}-subnets"
         end = time.monotonic() + self._seconds("search")

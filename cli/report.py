@@ -23,7 +23,7 @@ def report(
     Pareto fronts, predicted against measured latency, accuracy of every form, architectures, and what was tried.
     """
     with extras("search"):
-        from ..nas.study_report import report_html
+        from ..nas.reports.study_report import report_html
 
     with open_database(db) as database:
         html = report_html(database, study)

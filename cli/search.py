@@ -23,10 +23,10 @@ from .output import milliseconds, note, percent, print_json, print_table, progre
 
 if TYPE_CHECKING:
     from ..client import Client
-    from ..nas.confirmation import Confirmation
-    from ..nas.objectives import Goal
-    from ..nas.subnet_search import EvaluatedSubnet
-    from ..nas.subnet_studies import SearchResult
+    from ..nas.search.confirmation import Confirmation
+    from ..nas.search.objectives import Goal
+    from ..nas.search.subnet_search import EvaluatedSubnet
+    from ..nas.search.subnet_studies import SearchResult
     from ..spaces.hyperspace import Hyperspace
 
 
@@ -77,11 +77,11 @@ def search(
     The same command in a second terminal works on the same study.
     """
     with extras("search"):
-        from ..nas.confirmation import confirm as confirmed_subnets
-        from ..nas.data import parse_data
-        from ..nas.objectives import parse_goal
-        from ..nas.subnet_studies import SearchPlan, find_subnets
-        from ..nas.supernets import load_supernet, picture_size
+        from ..nas.pictures.data import parse_data
+        from ..nas.search.confirmation import confirm as confirmed_subnets
+        from ..nas.search.objectives import parse_goal
+        from ..nas.search.subnet_studies import SearchPlan, find_subnets
+        from ..nas.training.supernets import load_supernet, picture_size
     from ..predictors.targets import device_target, parse_target
 
     canonical = str(parse_target(target))
@@ -128,8 +128,8 @@ def _name(supernet: str, target: str, algorithm: str, seed: int) -> str:
 
 def _budgets(client: Client, goal: Goal, target: str, hyperspace: Hyperspace, seed: int) -> tuple[float, ...]:
     """Budgets where none are given: the bound on the target's latency, else some that suit an objective."""
-    from ..nas.latency_budgets import default_budgets_ms
-    from ..nas.objectives import Metric
+    from ..nas.design.latency_budgets import default_budgets_ms
+    from ..nas.search.objectives import Metric
     from ..predictors.lookup import LatencyLookup
 
     latency = Metric("latency", target)

@@ -31,8 +31,8 @@ from .quality import quality as quality_table
 
 if TYPE_CHECKING:
     from ..db.engine import Database
-    from ..nas.published_tables import PublishedTables
-    from ..nas.table_search import CompiledTable
+    from ..nas.design.published_tables import PublishedTables
+    from ..nas.design.table_search import CompiledTable
     from ..spaces.hyperspace import Hyperspace
 
 app = typer.Typer(help="Search spaces: which blocks and widths a device likes.", no_args_is_help=True)
@@ -105,8 +105,8 @@ def evolve(
         chosen = hyperspace_option(hyperspace)
         if tables is not None:
             with extras("search"):
-                from ..nas.scorers import TimedScorer, make_scorer
-                from ..nas.table_search import evolve_on_tables
+                from ..nas.design.scorers import TimedScorer, make_scorer
+                from ..nas.design.table_search import evolve_on_tables
 
             used_ms = _needed(limits)
             published = _published(chosen, tables, fixed_ms)
@@ -126,10 +126,10 @@ def evolve(
             seconds_scoring, by_target = scorer.seconds, None
         else:
             with extras("search"):
-                from ..nas.budget import Budget
-                from ..nas.data import parse_data
-                from ..nas.quality_run import find_table
-                from ..nas.space_design import SpacePlan, design_space
+                from ..nas.design.space_design import SpacePlan, design_space
+                from ..nas.pictures.data import parse_data
+                from ..nas.quality.quality_run import find_table
+                from ..nas.training.budget import Budget
             from ..predictors.targets import device_target
 
             plan = SpacePlan(
@@ -214,9 +214,9 @@ def score_spaces(
     Hand-made spaces get the widths that score best.
     """
     with extras("search"):
-        from ..nas.fastest import check_constraints
-        from ..nas.space_search import scored_space
-        from ..nas.table_search import PUBLISHED, StudyTables, study_tables
+        from ..nas.design.fastest import check_constraints
+        from ..nas.design.space_search import scored_space
+        from ..nas.design.table_search import PUBLISHED, StudyTables, study_tables
 
     limits = _limits(constraints)
     if (study is None) == (tables is None):
@@ -307,9 +307,9 @@ def plot(
 ) -> None:
     """Draw a study of spaces, evolved against hand-made ones, as one HTML file."""
     with extras("search"):
-        from ..nas.space_plots import plot_html
+        from ..nas.design.space_plots import plot_html
+        from ..nas.design.table_search import study_tables
         from ..nas.studies import load_study
-        from ..nas.table_search import study_tables
     from ..predictors.targets import parse_target
 
     with open_database(db) as database, _compiled(database, server) as compiled:
@@ -327,7 +327,7 @@ def plot(
 
 def _published(hyperspace: Hyperspace, path: Path, fixed_ms: str | None) -> PublishedTables:
     with extras("search"):
-        from ..nas.published_tables import FIXED_FILE, PublishedTables
+        from ..nas.design.published_tables import FIXED_FILE, PublishedTables
 
     tables = PublishedTables(hyperspace, path, _by_resolution(fixed_ms) if fixed_ms else None)
     if not tables.fixed_ms:

@@ -12,7 +12,7 @@ from .options import DEFAULT_TARGET, Data, Db, Json, Seed, TargetOption, extras,
 from .output import note, out, print_json, progress_bar
 
 if TYPE_CHECKING:
-    from ..nas.budget import Budget
+    from ..nas.training.budget import Budget
 
 app = typer.Typer(help="Train the shared weights of all networks of a space.", no_args_is_help=True)
 QUANTISED_SHARE = 1 / 3
@@ -51,11 +51,11 @@ def train(
     the processes share each batch.
     """
     with extras("search"):
-        from ..nas.data import parse_data
-        from ..nas.processes import joined, preferred_precision
-        from ..nas.recipe import Recipe
-        from ..nas.supernet_training import StepReport, SupernetTraining
-        from ..nas.supernets import train_supernet, trained_size
+        from ..nas.pictures.data import parse_data
+        from ..nas.training.processes import joined, preferred_precision
+        from ..nas.training.recipe import Recipe
+        from ..nas.training.supernet_training import StepReport, SupernetTraining
+        from ..nas.training.supernets import train_supernet, trained_size
     from ..predictors.targets import device_target
     from ..spaces.space import Space
 
@@ -118,7 +118,7 @@ def train(
 
 def _budgets(text: str) -> tuple[Budget, Budget]:
     """Floating point and quantised part of `10m` or `3000steps`; raises a usage error."""
-    from ..nas.budget import Budget
+    from ..nas.training.budget import Budget
 
     if match := re.fullmatch(r"(\d+) ?steps", text):
         quantised = round(int(match[1]) * QUANTISED_SHARE)

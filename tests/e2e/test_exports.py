@@ -14,12 +14,12 @@ import torch
 from milliseek.db import studies as queries
 from milliseek.db.engine import Database
 from milliseek.devices.facts import local_facts
-from milliseek.nas.budget import Budget
-from milliseek.nas.data import digits
-from milliseek.nas.recipe import Recipe
-from milliseek.nas.subnet_domain import SubnetDomain
-from milliseek.nas.subnet_studies import SearchPlan
-from milliseek.nas.supernets import train_supernet
+from milliseek.nas.pictures.data import digits
+from milliseek.nas.search.subnet_domain import SubnetDomain
+from milliseek.nas.search.subnet_studies import SearchPlan
+from milliseek.nas.training.budget import Budget
+from milliseek.nas.training.recipe import Recipe
+from milliseek.nas.training.supernets import train_supernet
 from milliseek.spaces.space import Space, extreme_subnet
 
 from .conftest import Milliseek, answer

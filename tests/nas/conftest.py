@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from milliseek.nas.objectives import Metric
-from milliseek.nas.subnet_costs import SubnetCosts
+from milliseek.nas.search.objectives import Metric
+from milliseek.nas.search.subnet_costs import SubnetCosts
 from milliseek.predictors.lookup import LatencyLookup
 from milliseek.results import LatencyTable
 from milliseek.spaces.codes import block_keys, block_layers

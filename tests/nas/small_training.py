@@ -18,13 +18,13 @@ import torch
 
 from milliseek.db import artefacts
 from milliseek.db.engine import Database
-from milliseek.nas import supernet_training
-from milliseek.nas.budget import Budget
-from milliseek.nas.data import Pictures, Split, digits
-from milliseek.nas.recipe import Recipe
-from milliseek.nas.supernet import Supernet
-from milliseek.nas.supernet_training import StepReport, SupernetTraining
-from milliseek.nas.supernets import train_supernet
+from milliseek.nas.pictures.data import Pictures, Split, digits
+from milliseek.nas.training import supernet_training
+from milliseek.nas.training.budget import Budget
+from milliseek.nas.training.recipe import Recipe
+from milliseek.nas.training.supernet import Supernet
+from milliseek.nas.training.supernet_training import StepReport, SupernetTraining
+from milliseek.nas.training.supernets import train_supernet
 from milliseek.spaces.space import Space
 
 SPACE = Space.decode("tiny32-0000-0000")

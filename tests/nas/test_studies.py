@@ -17,8 +17,8 @@ from optuna.distributions import IntDistribution
 from optuna.trial import TrialState
 
 from milliseek.errors import NotFound, StorageError
-from milliseek.nas.evolution import AgingEvolution, identity
-from milliseek.nas.space_search import SpaceDomain
+from milliseek.nas.design.evolution import AgingEvolution, identity
+from milliseek.nas.design.space_search import SpaceDomain
 from milliseek.nas.studies import Outcome, finished_trials, load_study, open_study, run_trials
 from milliseek.spaces.hyperspace import TINY32
 
@@ -27,8 +27,8 @@ TOTAL = 12
 
 WORKER = """
 import sys
-from milliseek.nas.evolution import AgingEvolution
-from milliseek.nas.space_search import SpaceDomain
+from milliseek.nas.design.evolution import AgingEvolution
+from milliseek.nas.design.space_search import SpaceDomain
 from milliseek.nas.studies import Outcome, open_study, run_trials
 from milliseek.spaces.hyperspace import TINY32
 

@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from milliseek.nas.budget import Budget
-from milliseek.nas.data import Pictures, Split, digits
-from milliseek.nas.evaluation import calibration_batches
-from milliseek.nas.export import TrainedNetwork, trained_network
-from milliseek.nas.recipe import Recipe
-from milliseek.nas.supernet import Supernet
-from milliseek.nas.supernet_training import SupernetTraining
+from milliseek.nas.exports.export import TrainedNetwork, trained_network
+from milliseek.nas.pictures.data import Pictures, Split, digits
+from milliseek.nas.training.budget import Budget
+from milliseek.nas.training.evaluation import calibration_batches
+from milliseek.nas.training.recipe import Recipe
+from milliseek.nas.training.supernet import Supernet
+from milliseek.nas.training.supernet_training import SupernetTraining
 from milliseek.spaces.onnx_network import Precision
 from milliseek.spaces.space import Space, Subnet, extreme_subnet
 

@@ -9,11 +9,11 @@ import torch
 
 from milliseek.devices.litert_runtime import delegated
 from milliseek.errors import InvalidInput, MeasurementError
-from milliseek.nas.deploy import logits_quantiser
-from milliseek.nas.export import TOLERANCES, FileForm, checked_top1
-from milliseek.nas.file_predictions import file_predictions
-from milliseek.nas.fine_tuning import with_weight_bits
-from milliseek.nas.supernet import Supernet
+from milliseek.nas.exports.deploy import logits_quantiser
+from milliseek.nas.exports.export import TOLERANCES, FileForm, checked_top1
+from milliseek.nas.exports.file_predictions import file_predictions
+from milliseek.nas.exports.fine_tuning import with_weight_bits
+from milliseek.nas.training.supernet import Supernet
 
 FORMS = [FileForm(format_, precision) for format_ in ("onnx", "tflite") for precision in ("int8", "fp32")]
 

@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from milliseek.errors import StorageError
-from milliseek.nas.data import digits
-from milliseek.nas.export_files import check_folder, picture_files, write_files
+from milliseek.nas.exports.export_files import check_folder, picture_files, write_files
+from milliseek.nas.pictures.data import digits
 
 
 @pytest.fixture

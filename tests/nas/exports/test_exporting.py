@@ -14,13 +14,13 @@ from milliseek.db import studies as queries
 from milliseek.db.artefacts import save_artefact
 from milliseek.db.engine import Database
 from milliseek.errors import InvalidInput, NotReady, StorageError
-from milliseek.nas import exporting, standalone
-from milliseek.nas.budget import Budget
-from milliseek.nas.export import FileForm
-from milliseek.nas.export_targets import export_targets
-from milliseek.nas.exporting import ExportOptions, export_subnets
-from milliseek.nas.fine_tuning import with_weight_bits
-from milliseek.nas.subnet_studies import SearchPlan
+from milliseek.nas.exports import exporting, standalone
+from milliseek.nas.exports.export import FileForm
+from milliseek.nas.exports.export_targets import export_targets
+from milliseek.nas.exports.exporting import ExportOptions, export_subnets
+from milliseek.nas.exports.fine_tuning import with_weight_bits
+from milliseek.nas.search.subnet_studies import SearchPlan
+from milliseek.nas.training.budget import Budget
 from milliseek.predictors.evaluation import MeasuredModel
 from milliseek.predictors.targets import device_target
 from milliseek.results import Prediction, TargetInfo

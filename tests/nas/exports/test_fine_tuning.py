@@ -3,8 +3,8 @@
 import numpy as np
 import torch
 
-from milliseek.nas.budget import Budget
-from milliseek.nas.fine_tuning import fine_tune, with_weight_bits
+from milliseek.nas.exports.fine_tuning import fine_tune, with_weight_bits
+from milliseek.nas.training.budget import Budget
 
 
 def tune(trained, weight_bits, steps=6):

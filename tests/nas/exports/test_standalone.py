@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from milliseek.nas import standalone
-from milliseek.nas.export import FileForm
-from milliseek.nas.export_files import picture_files, write_files
-from milliseek.nas.exported_subnet import ExportedSubnet, Provenance, metadata
-from milliseek.nas.file_predictions import file_predictions
+from milliseek.nas.exports import standalone
+from milliseek.nas.exports.export import FileForm
+from milliseek.nas.exports.export_files import picture_files, write_files
+from milliseek.nas.exports.exported_subnet import ExportedSubnet, Provenance, metadata
+from milliseek.nas.exports.file_predictions import file_predictions
 from milliseek.spaces.space import Subnet
 
 FORMS = [FileForm(format_, precision) for format_ in ("onnx", "tflite") for precision in ("int8", "fp32")]

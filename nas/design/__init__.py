@@ -1,0 +1,1 @@
+"""The design of spaces: scores, evolution."""

@@ -1,0 +1,1 @@
+"""Subnets as files that can be deployed."""

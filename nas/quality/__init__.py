@@ -1,0 +1,1 @@
+"""How good the stages of spaces are: quality tables and proxies."""

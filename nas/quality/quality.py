@@ -1,0 +1,252 @@
+"""How well every stage choice can do its part, without training whole networks: block-wise distillation.
+
+Each cell (searched stage, block type) is one elastic stage between two projections that learns to reproduce the
+teacher's stage output (SpaceEvo, section 3.2). Quality is the noise-to-signal ratio
+    NSR = mean over pictures and channels of [ mean_hw (S - T)^2 / var_hw(T) ]
+with the teacher's variance, which a student cannot inflate.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...spaces.blocks import BlockChoice
+from ...spaces.elastic import FLOAT, ElasticLayers, Numerics, StageFragment
+from ...spaces.hyperspace import Hyperspace
+from ..training.budget import Budget, Meter, cosine
+from ..training.fake_quant import ActivationSampler, FakeQuantisation
+from .quality_rows import QualityRow
+from .teacher import read_features
+
+HELD_OUT = 64
+"""Pictures at the end of the features on which rows are measured, never trained on."""
+DRAWS = 30
+"""Draws for each different sub-stage that is wanted."""
+SIGNAL_PICTURES = 256
+"""Pictures whose features tell a channel's mean and spread."""
+
+
+@dataclass(frozen=True)
+class CellTask:
+    """One cell of the quality table, as plain values that travel to another process.
+
+    `stage` counts searched stages from 0; `features` is a folder of `teacher.write_features`; `samples` different rows
+    are made per window and resolution, fewer where there are not so many sub-stages. A pass trains on about `positions`
+    spatial positions, so that late, small stages see more pictures than early, large ones.
+    """
+
+    hyperspace: Hyperspace
+    stage: int
+    block: int
+    features: Path
+    float_budget: Budget
+    quantised_budget: Budget
+    samples: int = 6
+    weight_bits: int = 8
+    positions: int = 2048
+    learning_rate: float = 5e-3
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class CellCost:
+    """Seconds that a training step of a cell takes, in floating point and quantised, and one row."""
+
+    float_s: float
+    quantised_s: float
+    row_s: float
+
+
+def nsr(student: Tensor, teacher: Tensor) -> Tensor:
+    """Noise-to-signal ratio of stage outputs (pictures, channels, height, width), a scalar.
+
+    Channels that are constant over all pictures carry no signal and do not count; the variance of one picture's channel
+    is not taken below a tenth of that channel's average, so that single silent maps do not dominate.
+    """
+    variance = teacher.var((2, 3), correction=0)
+    typical = variance.mean(0)
+    alive = typical > 1e-4 * typical.mean()
+    ratio = (student - teacher).square().mean((2, 3)) / torch.maximum(variance, 0.1 * typical).clamp_min(1e-12)
+    return ratio[:, alive].mean()
+
+
+def stage_fragment(task: CellTask, channels_in: int, channels_out: int) -> StageFragment:
+    """The elastic stage of a cell; it is entered at the middle one of the widths of the stage before.
+
+    `channels_in` and `channels_out` are those of the teacher's stage.
+    """
+    hyperspace = task.hyperspace
+    stage, before = hyperspace.searched[task.stage], hyperspace.stages[task.stage]
+    return StageFragment(
+        hyperspace.blocks[task.block],
+        stage.widths,
+        stage.depths,
+        stage.stride,
+        channels_in=channels_in,
+        width_in=before.widths[len(before.widths) // 2],
+        channels_out=channels_out,
+    )
+
+
+def draw_choices(fragment: StageFragment, widths: tuple[int, ...], rng: np.random.Generator) -> tuple[BlockChoice, ...]:
+    """A sub-stage drawn uniformly choice by choice."""
+    block = fragment.block
+    return tuple(
+        BlockChoice(int(rng.choice(widths)), int(rng.choice(block.kernels)), float(rng.choice(block.expands)))
+        for _ in range(int(rng.choice(fragment.depths)))
+    )
+
+
+def draw_different(
+    fragment: StageFragment, widths: tuple[int, ...], count: int, rng: np.random.Generator
+) -> list[tuple[BlockChoice, ...]]:
+    """`count` different sub-stages, or as many of them as `DRAWS` times that many draws find."""
+    found: dict[tuple[BlockChoice, ...], None] = {}
+    for _ in range(DRAWS * count):
+        found.setdefault(draw_choices(fragment, widths, rng))
+        if len(found) == count:
+            break
+    return list(found)
+
+
+def distill_cell(task: CellTask) -> list[QualityRow]:
+    """Train one cell, in floating point and then fake-quantised, and measure its rows.
+
+    Meant for a process of its own: it uses one thread, and the result depends on the arguments alone where the
+    budgets are given in steps.
+    """
+    torch.set_num_threads(1)
+    cell = _Cell(task)
+    cell.train(task.float_budget)
+    cell.quantise()
+    cell.train(task.quantised_budget)
+    return cell.rows()
+
+
+def rehearse_cell(task: CellTask) -> CellCost:
+    """What the steps and rows of a cell take in a process like that of `distill_cell`."""
+    torch.set_num_threads(1)
+    cell, step = _Cell(task), Budget(steps=1)
+    cell.train(step)  # the first one of all is slow
+    float_s = _seconds(lambda: cell.train(step))
+    cell.quantise()
+    quantised_s = _seconds(lambda: cell.train(step))
+    extremes = [(resolution, choices) for resolution in task.hyperspace.resolutions for choices in cell.extremes]
+    row_s = _seconds(lambda: [cell.nsr(*each) for each in extremes]) / len(extremes)
+    return CellCost(float_s, quantised_s, row_s)
+
+
+def _seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+class _Cell:
+    """The elastic stage of a cell while it is trained and measured."""
+
+    def __init__(self, task: CellTask) -> None:
+        self.task = task
+        self.features = read_features(task.features, task.stage)
+        inputs, outputs = (
+            maps[task.hyperspace.resolutions[0]] for maps in (self.features.inputs, self.features.outputs)
+        )
+        self.fragment = stage_fragment(task, inputs.shape[1], outputs.shape[1])
+        self.rng = np.random.default_rng((task.seed, task.stage, task.block))
+        self.extremes = tuple(self.fragment.extreme(largest=largest) for largest in (True, False))
+        self.mean, self.spread = self._signal()
+        torch.manual_seed(task.seed)
+        self.layers = ElasticLayers(self.fragment.layers()).to(task.device)
+        self.quantised: FakeQuantisation | None = None
+
+    @property
+    def numerics(self) -> Numerics:
+        return self.quantised or FLOAT
+
+    def _pictures(self, resolution: int, *, held_out: bool) -> tuple[Tensor, Tensor]:
+        """Stage inputs and outputs of pictures for one pass."""
+        inputs, outputs = (maps[resolution] for maps in (self.features.inputs, self.features.outputs))
+        total, hw = inputs.shape[0], inputs.shape[2]
+        reserved = min(HELD_OUT, total // 4)
+        if held_out:
+            count = min(reserved, max(16, 4 * self.task.positions // hw**2))
+            index = np.arange(total - count, total)
+        else:
+            count = min(total - reserved, max(8, self.task.positions // hw**2))
+            index = self.rng.choice(total - reserved, count, replace=False)
+        x, target = (torch.from_numpy(maps[index]).to(self.task.device).float() for maps in (inputs, outputs))
+        return x, target.sub_(self.mean).div_(self.spread)
+
+    def _signal(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the teacher's output channels, (channels, 1, 1); infinite where constant.
+
+        NSR does not change when student and teacher are scaled alike, but a student starts much closer to a teacher
+        whose channels have mean 0 and variance 1, as its last batch norm gives them.
+        """
+        some = self.features.outputs[max(self.features.outputs)][:SIGNAL_PICTURES]
+        outputs = torch.from_numpy(np.array(some)).to(self.task.device).float()
+        spread, mean = torch.std_mean(outputs, (0, 2, 3), correction=0)
+        spread[spread < 1e-3 * spread.mean()] = torch.inf
+        return mean[:, None, None], spread[:, None, None]
+
+    def _step(self) -> None:
+        """Gradients of the largest, the smallest and two random sub-stages, added up."""
+        drawn = [draw_choices(self.fragment, self.fragment.widths, self.rng) for _ in range(2)]
+        for choices in (*self.extremes, *drawn):
+            x, target = self._pictures(int(self.rng.choice(self.task.hyperspace.resolutions)), held_out=False)
+            nsr(self._output(choices, x), target).backward()
+
+    def _output(self, choices: tuple[BlockChoice, ...], x: Tensor) -> Tensor:
+        output: Tensor = self.layers(self.fragment.network(choices, x.shape[2]), x, self.numerics)
+        return output
+
+    def train(self, budget: Budget) -> None:
+        """Learn from the teacher; a fifth as fast once the stage is quantised."""
+        parameters, rate = list(self.layers.parameters()), self.task.learning_rate
+        if self.quantised is not None:
+            parameters, rate = [*parameters, *self.quantised.parameters()], rate / 5
+        optimiser = torch.optim.Adam(parameters, rate)
+        meter = Meter(budget)
+        for _ in meter.run():
+            optimiser.param_groups[0]["lr"] = rate * cosine(meter.fraction)
+            optimiser.zero_grad()
+            self._step()
+            optimiser.step()
+            if self.quantised is not None:
+                self.quantised.constrain()
+
+    @torch.no_grad()
+    def quantise(self) -> None:
+        """Start the quantisers, and use them from now on."""
+        sampler = ActivationSampler()
+        drawn = [draw_choices(self.fragment, self.fragment.widths, self.rng) for _ in range(4)]
+        for choices in (*self.extremes, *drawn):
+            x, _ = self._pictures(max(self.task.hyperspace.resolutions), held_out=False)
+            self.layers(self.fragment.network(choices, x.shape[2]), x, sampler)
+        quantised = FakeQuantisation(self.layers.layers, self.task.weight_bits).to(self.task.device)
+        quantised.start(self.layers, sampler.samples())
+        self.quantised = quantised
+
+    @torch.no_grad()
+    def nsr(self, resolution: int, choices: tuple[BlockChoice, ...]) -> float:
+        """NSR of a sub-stage on held-out pictures, with batch norm in batch statistics."""
+        x, target = self._pictures(resolution, held_out=True)
+        return float(nsr(self._output(choices, x), target))
+
+    def rows(self) -> list[QualityRow]:
+        """Rows of all windows and resolutions."""
+        task = self.task
+        return [
+            QualityRow(task.stage, task.block, window, resolution, choices, self.nsr(resolution, choices))
+            for resolution in task.hyperspace.resolutions
+            for window, widths in enumerate(task.hyperspace.searched[task.stage].windows)
+            for choices in draw_different(self.fragment, widths, task.samples, self.rng)
+        ]
