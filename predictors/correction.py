@@ -18,7 +18,9 @@ COVERAGE = 0.9
 MIN_NETWORKS = 4
 SPREAD_FLOOR = 0.02
 """What whole networks scatter by (in logarithms) although every kernel is known."""
-PULL = 0.05
+PULL, PULL_ADAPTED = 0.05, 0.2
+"""How strongly the coefficients are drawn to "the sum of the kernels, nothing else", which keeps small samples from
+trading one for another; more where a known target was adapted, whose kernels and networks are few."""
 REWEIGHTINGS = 12
 SMALL_ERROR = 0.01
 """Relative errors below this weigh alike."""
@@ -106,7 +108,10 @@ class Correction:
 
 
 def fit_correction(
-    networks: Sequence[NetworkSum], unseen: Sequence[NetworkSum], visits_ms: Sequence[Sequence[float]]
+    networks: Sequence[NetworkSum],
+    unseen: Sequence[NetworkSum],
+    visits_ms: Sequence[Sequence[float]],
+    pull: float = PULL,
 ) -> tuple[Correction, list[float]]:
     """Fit a, b, c and d on whole networks, each measured in one or more visits; the lowest visit counts.
 
@@ -119,11 +124,11 @@ def fit_correction(
         raise ValueError(f"a correction needs {MIN_NETWORKS} networks, not {len(networks)}")
     terms = np.stack([network.terms() for network in networks])
     measured = np.array([min(visits) for visits in visits_ms])
-    a, b, c, d = map(float, _solve(terms, measured))
+    a, b, c, d = map(float, _solve(terms, measured, pull))
     left_out = []
     for i, network in enumerate(unseen):
         keep = np.arange(len(networks)) != i
-        left_out.append(float(network.terms() @ _solve(terms[keep], measured[keep])))
+        left_out.append(float(network.terms() @ _solve(terms[keep], measured[keep], pull)))
     residuals = np.array(left_out) / measured - 1
     spread = np.array([network.spread for network in unseen])
     width = conformal_width(np.abs(np.log1p(residuals)) / (SPREAD_FLOOR + spread))
@@ -140,21 +145,20 @@ def conformal_width(scores: np.ndarray) -> float:
     return float(np.interp((len(scores) + 1) * COVERAGE, ranks, np.sort(scores)))
 
 
-def _solve(terms: np.ndarray, measured: np.ndarray) -> np.ndarray:
+def _solve(terms: np.ndarray, measured: np.ndarray, pull: float) -> np.ndarray:
     """Non-negative coefficients (4,) of the least absolute relative errors, by reweighted least squares.
 
     Absolute errors, because a few networks are always far off, for reasons that these terms don't know.
     """
     weighted = terms / measured[:, None]
     scale = np.maximum(weighted.max(axis=0), 1e-300)
-    # A faint pull towards "the sum of the kernels, nothing else" keeps small samples from trading a against b.
-    pull = PULL * math.sqrt(len(measured)) * np.eye(terms.shape[1])
+    drawn = pull * math.sqrt(len(measured)) * np.eye(terms.shape[1])
     towards = np.zeros(terms.shape[1])
     towards[0] = scale[0]
     weights = np.ones(len(measured))
     for _ in range(REWEIGHTINGS):
-        system = np.vstack([weighted / scale * weights[:, None], pull])
-        solution, _ = nnls(system, np.concatenate([weights, pull @ towards]))
+        system = np.vstack([weighted / scale * weights[:, None], drawn])
+        solution, _ = nnls(system, np.concatenate([weights, drawn @ towards]))
         errors = np.abs(weighted / scale @ solution - 1)
         weights = 1 / np.sqrt(np.maximum(errors, SMALL_ERROR))
         weights *= math.sqrt(len(weights) / (weights**2).sum())

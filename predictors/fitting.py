@@ -13,7 +13,7 @@ from ..errors import MeasurementError
 from ..kernels.costs import is_view
 from ..kernels.kernel import Kernel
 from .accuracy import accuracy
-from .correction import MIN_NETWORKS, NetworkSum, fit_correction
+from .correction import MIN_NETWORKS, PULL, NetworkSum, fit_correction
 from .drift import select_references
 from .kernel_model import FLOOR_MS, KernelModel, fit_kernel_model
 from .predictor import Predictor
@@ -50,10 +50,12 @@ def fit_predictor(
     uses: Counter[Kernel],
     curve: Sequence[CurvePoint] = (),
     fit: Fit = fit_kernel_model,
+    pull: float = PULL,
 ) -> tuple[Predictor, dict[str, Any]]:
     """A predictor and its held-out accuracy, from kernels in milliseconds and whole networks.
 
-    `uses` counts the networks of the pool that have a kernel. Raises MeasurementError when there is too little.
+    `uses` counts the networks of the pool that have a kernel; `pull` is that of the correction. Raises
+    MeasurementError when there is too little.
     """
     train = {kernel: latency_ms for kernel, latency_ms in measured.items() if not is_held_out(kernel)}
     if len(train) < MIN_KERNELS and fit is fit_kernel_model:
@@ -70,7 +72,7 @@ def fit_predictor(
     tested = held_out_kernels(model, measured)
     sums = [network_sum(model, network.kernels) for network in networks]
     unseen = _unseen_sums(fit, train, networks, uses)
-    correction, left_out = fit_correction(sums, unseen, [network.visits_ms for network in networks])
+    correction, left_out = fit_correction(sums, unseen, [network.visits_ms for network in networks], pull)
     lowest = np.array([min(network.visits_ms) for network in networks])
     report = Report(
         kernels=tested,

@@ -22,6 +22,7 @@ from ..kernels.kernel import Kernel
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.space import Space
 from .adaptation import adapt
+from .correction import PULL, PULL_ADAPTED
 from .fitting import (
     MIN_KERNELS,
     CalibrationNetwork,
@@ -43,7 +44,7 @@ from .sum_model import SumModel
 from .targets import DeviceTarget, open_device
 from .versions import PredictorVersion
 
-SECONDS_PER_NETWORK, SECONDS_PER_NETWORK_ADAPTED = 20.0, 3.0
+SECONDS_PER_NETWORK, SECONDS_PER_NETWORK_ADAPTED = 20.0, 2.0
 """Where a known target is adapted, whole networks tell more than further kernels."""
 MIN_NETWORKS_MEASURED, MAX_NETWORKS_MEASURED = 12, 44
 """Whole networks for the correction. Once kernels are known within a few percent, it is what limits the accuracy."""
@@ -115,11 +116,12 @@ def profile(
         on_progress=on_progress,
     )
     fit: Fit = partial(fit_kernel_model, seed=seed)
+    pull = PULL
     if base is not None and isinstance(base.predictor.kernel_model, KernelModel):
-        fit = partial(adapt, base.predictor.kernel_model)
+        fit, pull = partial(adapt, base.predictor.kernel_model), PULL_ADAPTED
     networks = run.measure(pool, fit, max_kernels)
     on_progress("fitting", 1, 1)
-    predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit)
+    predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit, pull)
     return _store(database, target, predictor, held_out, run, len(networks))
 
 
