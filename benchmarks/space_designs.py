@@ -1,6 +1,6 @@
 """Designed spaces against hand-made ones: top-1 of networks trained alone, at equal measured milliseconds.
 
-    space_designs.py --data imagefolder:DIR --db FILE [--target T]... [--steps 4000] [--quality-budget 60m]
+    space_designs.py --data imagefolder:DIR --db FILE [--target T]... [--steps 2000] [--quality-minutes 60]
 
 For each target: quality tables, evolution, and at each of its latencies the best of 500 random subnets by predicted
 quality from the evolved space and from every hand-made one; each is trained alone for the same steps and its INT8 file
