@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -30,27 +31,27 @@ class Draw:
     students: tuple[Subnet, ...]
 
 
-class SubnetSampler:
+class SubnetSampler(ABC):
     """The subnets of every step, a function of the seed, the steps before and, for some samplers, the losses.
 
     `draw` is called once for every step, in order. `state` holds plain values from which `load` goes on exactly.
     """
 
+    @abstractmethod
     def draw(self, step: int, progress: float) -> Draw:
         """The subnets of this step; `progress` of the training is 0 to 1."""
-        raise NotImplementedError
 
-    def observe(self, draw: Draw, losses: Sequence[float]) -> None:
+    def observe(self, draw: Draw, losses: Sequence[float]) -> None:  # noqa: B027 - few samplers listen
         """Cross-entropies of the teacher and of the students on the step's batch."""
 
-    def rescore(self, losses: Callable[[Sequence[Subnet]], Sequence[float]]) -> None:
+    def rescore(self, losses: Callable[[Sequence[Subnet]], Sequence[float]]) -> None:  # noqa: B027
         """An epoch is over: `losses` gives the cross-entropies of subnets under the weights of now."""
 
     def state(self) -> dict[str, Any]:
         """What `load` needs."""
         return {}
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: dict[str, Any]) -> None:  # noqa: B027
         """Go on where `state` was taken."""
 
 
