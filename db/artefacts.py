@@ -139,17 +139,14 @@ class StagedArtefact:
 
     def publish(self) -> None:
         """Give the file its name, in place of a damaged one that has it; raises StorageError."""
-        if self.store._is_whole(self.sha256, self.data, self.kind):
-            self.discard()
-            return
         path = self.store._locate(self.sha256)
         with self.store._storing(self.kind, self.size_bytes):
             try:
-                path.parent.mkdir(exist_ok=True)
-                self.partial.replace(path)
-            except BaseException:
-                self.discard()
-                raise
+                if not self.store._is_whole(self.sha256, self.data, self.kind):
+                    path.parent.mkdir(exist_ok=True)
+                    self.partial.replace(path)
+            finally:
+                self.discard()  # what has its name now is not touched
             if self.durable:
                 for folder in (path.parent, self.store.root):  # the new names must survive a power cut as well
                     _sync(folder)
