@@ -239,8 +239,10 @@ class _Run:
             end = started + (until - started) * batch / BATCHES
             self._visit_kernels(measurer, left, end)
             left = [kernel for kernel in left if kernel.hash not in measurer.visited]
-            if not left or set(measurer.visited) == before:
+            if not left:
                 return
+            if set(measurer.visited) == before:
+                continue  # the first batch, which goes on until there is enough, took the time of this one as well
             measured = self.measured()
             train = {kernel: ms for kernel, ms in measured.items() if not is_held_out(kernel)}
             if len(train) >= MIN_KERNELS:
