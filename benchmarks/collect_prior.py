@@ -13,8 +13,8 @@ import zipfile
 from pathlib import Path
 from typing import get_args
 
+from milliseek.kernels.onnx.quantise import quantise_for_timing
 from milliseek.kernels.prior import Precision
-from milliseek.kernels.quantise import quantise_for_timing
 from milliseek.kernels.skeleton import Format, fill, strip
 
 FAMILIES = {

@@ -167,7 +167,7 @@ def _from_torch(data: bytes, _: int) -> bytes:
 
 
 def _from_onnx(data: bytes, _: int) -> bytes:
-    from .onnx_torch import OnnxModule
+    from .onnx.torch_module import OnnxModule
 
     module = OnnxModule(data)
     return _to_tflite(module.eval(), module.example_inputs())
@@ -183,7 +183,7 @@ def _to_tflite(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> byt
 
 
 def _quantised(data: bytes, seed: int) -> bytes:
-    from .tflite_quantise import quantise_statically
+    from .tflite.quantise import quantise_statically
 
     return quantise_statically(data, seed)
 

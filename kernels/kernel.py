@@ -196,6 +196,16 @@ class Kernel:
         return kernel_from_json(text)
 
 
+@dataclass(frozen=True)
+class KernelUse:
+    """One node of a graph: its kernel, its name and the names of its inputs and outputs."""
+
+    kernel: Kernel
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
 def _is_default(name: str, value: AttributeValue) -> bool:
     """Whether leaving the attribute out means the same, so that two writers of a graph agree on the hash."""
     if name == "auto_pad":

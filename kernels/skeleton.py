@@ -17,10 +17,10 @@ def strip(model: bytes, format: Format) -> bytes:  # noqa: A002
     It is no valid model until `fill` made one of it. Where there is a scale per channel, all become their median.
     """
     if format == "onnx":
-        from .onnx_skeleton import strip_onnx
+        from .onnx.skeleton import strip_onnx
 
         return strip_onnx(model)
-    from .tflite_skeleton import strip_tflite
+    from .tflite.skeleton import strip_tflite
 
     return strip_tflite(model)
 
@@ -28,9 +28,9 @@ def strip(model: bytes, format: Format) -> bytes:  # noqa: A002
 def fill(skeleton: bytes, format: Format, seed: int = 0) -> bytes:  # noqa: A002
     """A whole model with random weights that keep activations at their size; the same for the same seed."""
     if format == "onnx":
-        from .onnx_skeleton import fill_onnx
+        from .onnx.skeleton import fill_onnx
 
         return fill_onnx(skeleton, seed)
-    from .tflite_skeleton import fill_tflite
+    from .tflite.skeleton import fill_tflite
 
     return fill_tflite(skeleton, seed)

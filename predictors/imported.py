@@ -24,8 +24,8 @@ from ..db.predictors import add_predictor
 from ..devices.target import LOCAL, Target
 from ..errors import InvalidInput, NotFound
 from ..kernels.costs import macs
-from ..kernels.fusion import FUSIONS, Fusion, fused, usual_fusion
-from ..kernels.onnx_reader import KernelUse
+from ..kernels.kernel import KernelUse
+from ..kernels.operators.fusion import FUSIONS, Fusion, fused, usual_fusion
 from ..results import Prediction
 from .kernel_model import KernelModel
 from .latency_rows import Fields, LatencyRow, read_rows

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..errors import InvalidInput
-from ..kernels.nasbench201 import is_cell
+from ..kernels.operators.nasbench201 import is_cell
 from ..spaces.space import SPACE_PATTERN
 
 Unit = Literal["ms", "us"]

@@ -12,8 +12,8 @@ from ..devices.measuring_device import MeasuringDevice
 from ..devices.protocol import Visit
 from ..errors import InvalidInput, MeasurementError
 from ..kernels.kernel import Kernel
-from ..kernels.onnx_builder import one_kernel_model
-from ..kernels.tflite_builder import one_kernel_tflite
+from ..kernels.onnx.builder import one_kernel_model
+from ..kernels.tflite.builder import one_kernel_tflite
 from .networks import PreparedModel, store_prepared
 from .targets import DeviceTarget
 

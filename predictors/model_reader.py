@@ -8,8 +8,7 @@ from pathlib import Path
 from ..devices.child import Child, ChildDied
 from ..devices.wire import Header
 from ..errors import InvalidInput
-from ..kernels.kernel import Kernel
-from ..kernels.onnx_reader import KernelUse
+from ..kernels.kernel import Kernel, KernelUse
 from .networks import ModelForm, Outline, PreparedModel
 
 _WORKER_MODULE = f"{__package__}.reader_worker"

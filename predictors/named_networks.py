@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InvalidInput
-from ..kernels.graph_json import read_graph
-from ..kernels.nasbench201 import cell_kernels, is_cell
-from ..kernels.onnx_reader import KernelUse
-from ..kernels.tflite_file import check_tflite, fix_tflite_shapes, is_tflite
+from ..kernels.kernel import KernelUse
+from ..kernels.operators.graph_json import read_graph
+from ..kernels.operators.nasbench201 import cell_kernels, is_cell
+from ..kernels.tflite.file import check_tflite, fix_tflite_shapes, is_tflite
 
 ZOOS = ("timm", "pytorchcv")
 
@@ -27,7 +27,7 @@ def named_network(network: Any, folder: Path) -> list[KernelUse]:
         return cell_kernels(text)
     if text.partition(":")[0] in ZOOS:
         from ..kernels.architectures import architecture_onnx
-        from ..kernels.graph_onnx import read_onnx
+        from ..kernels.operators.onnx_graph import read_onnx
 
         return read_onnx(architecture_onnx(text), text)
     if text.endswith((".onnx", ".tflite")):
@@ -46,11 +46,11 @@ def named_network(network: Any, folder: Path) -> list[KernelUse]:
 def model_operators(data: bytes, name: str) -> list[KernelUse]:
     """The operators of an ONNX or TFLite file with fixed shapes; raises InvalidInput."""
     if is_tflite(data):
-        from ..kernels.tflite_reader import split_tflite
+        from ..kernels.tflite.reader import split_tflite
 
         return split_tflite(fix_tflite_shapes(check_tflite(data, name=name), {}, name=name))
-    from ..kernels.graph_onnx import read_onnx
-    from ..kernels.onnx_file import check_model, fix_shapes
+    from ..kernels.onnx.file import check_model, fix_shapes
+    from ..kernels.operators.onnx_graph import read_onnx
 
     return read_onnx(fix_shapes(check_model(data, name=name), name=name).SerializeToString(), name)
 

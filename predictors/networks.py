@@ -15,12 +15,12 @@ from ..db.networks import find_model, get_or_create_model
 from ..devices.runtime import ZEROS
 from ..errors import InvalidInput, NotFound
 from ..kernels.convert import onnx_to_tflite, quantise_tflite_for_timing
-from ..kernels.onnx_file import check_model, fix_shapes, precision
-from ..kernels.onnx_hollow import hollow_model
+from ..kernels.onnx.file import check_model, fix_shapes, precision
+from ..kernels.onnx.hollow import hollow_model
+from ..kernels.onnx.quantise import quantise_for_timing
 from ..kernels.prior import PriorNetwork
-from ..kernels.quantise import quantise_for_timing
 from ..kernels.skeleton import Format
-from ..kernels.tflite_file import check_tflite, fix_tflite_shapes, is_tflite, tflite_precision
+from ..kernels.tflite.file import check_tflite, fix_tflite_shapes, is_tflite, tflite_precision
 from ..spaces.hyperspace import Hyperspace
 from ..spaces.onnx_network import Precision, network_model, random_parameters
 from ..spaces.space import Space, drawn_subnet

@@ -13,8 +13,7 @@ from ..db.engine import Database
 from ..db.predictors import list_predictors
 from ..devices.measuring_device import MeasuringDevice
 from ..errors import InvalidInput
-from ..kernels.kernel import TFLITE_DOMAIN, Kernel
-from ..kernels.onnx_reader import KernelUse
+from ..kernels.kernel import TFLITE_DOMAIN, Kernel, KernelUse
 from ..results import KernelLatencies, LatencyTable, Prediction, SubnetLatencies, TargetInfo
 from ..spaces.space import Space, named_space
 from .conversions import cache_folder

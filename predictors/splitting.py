@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from ..devices.measuring_device import MeasuringDevice
 from ..devices.runtime import ZEROS
 from ..errors import MeasurementError
-from ..kernels.kernel import Kernel
-from ..kernels.onnx_hollow import hollow, without_weights
-from ..kernels.onnx_reader import KernelUse, instrument, split
-from ..kernels.tflite_file import is_tflite
-from ..kernels.tflite_reader import split_tflite
+from ..kernels.kernel import Kernel, KernelUse
+from ..kernels.onnx.hollow import hollow, without_weights
+from ..kernels.onnx.reader import instrument, split
+from ..kernels.tflite.file import is_tflite
+from ..kernels.tflite.reader import split_tflite
 from ..spaces.groups import LayerGroup
 from ..spaces.layers import Op, is_stem
 from ..spaces.onnx_network import layers_model

@@ -17,8 +17,8 @@ import numpy as np
 import scipy.sparse as sp
 from scipy.optimize import nnls
 
-from ..kernels.fusion import FUSIONS, Fusion
 from ..kernels.kernel import Kernel
+from ..kernels.operators.fusion import FUSIONS, Fusion
 from .kernel_model import FLOOR_MS, KernelModel, KernelPredictions
 from .sum_terms import UNITS, Column, kernel_terms
 

@@ -10,9 +10,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import InvalidInput
-from ..kernels.fusion import FUSIONS, Fusion, fused
-from ..kernels.kernel import Kernel
-from ..kernels.onnx_reader import KernelUse
+from ..kernels.kernel import Kernel, KernelUse
+from ..kernels.operators.fusion import FUSIONS, Fusion, fused
 from .accuracy import accuracy
 from .correction import SPREAD_FLOOR, Correction, conformal_width
 from .kernel_model import KernelModel

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from ..kernels.kernel import Kernel
-from ..kernels.tflite_schema import members
-from ..kernels.tflite_writer import Quantisation, TFLiteWriter
+from ..kernels.tflite.schema import members
+from ..kernels.tflite.writer import Quantisation, TFLiteWriter
 from .layers import INPUT, Layer, Network, is_stem
 from .onnx_network import OUTPUT, Precision, random_parameters
 from .parameters import NetworkParameters, Quantiser
@@ -77,7 +77,7 @@ _CHUNK = 100
 
 def layer_operators(layers: Sequence[Layer], precision: Precision) -> list[tuple[Kernel, ...]]:
     """The operators that each layer consists of, in order; those of a network are the operators of its layers."""
-    from ..kernels.tflite_reader import split_tflite
+    from ..kernels.tflite.reader import split_tflite
 
     found: list[list[Kernel]] = [[] for _ in layers]
     for start in range(0, len(layers), _CHUNK):

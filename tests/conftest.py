@@ -58,8 +58,8 @@ class Phones:
     @classmethod
     def latency_ms(cls, device: str, graph: Graph) -> float:
         """What a network takes there, fused as on CPUs."""
-        from milliseek.kernels.fusion import fused
-        from milliseek.kernels.graph_json import read_graph
+        from milliseek.kernels.operators.fusion import fused
+        from milliseek.kernels.operators.graph_json import read_graph
 
         return sum(cls.kernel_ms(device, kernel) for kernel in fused(read_graph(graph), "operators"))
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ...devices.litert_runtime import interpreter_module
 from ...kernels.skeleton import Format
-from ...kernels.tflite_file import is_tflite
+from ...kernels.tflite.file import is_tflite
 from ..pictures.data import Pictures, SplitName, plain_batches, resize
 
 RUNTIME_NAMES: Mapping[Format, str] = {"onnx": "ONNX Runtime", "tflite": "LiteRT"}

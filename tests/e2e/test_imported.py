@@ -67,9 +67,9 @@ def small_onnx() -> bytes:
 
 def small_tflite(phones: Any) -> bytes:
     """The convolution of a network of the table."""
-    from milliseek.kernels.fusion import fused
-    from milliseek.kernels.graph_json import read_graph
-    from milliseek.kernels.tflite_builder import one_kernel_tflite
+    from milliseek.kernels.operators.fusion import fused
+    from milliseek.kernels.operators.graph_json import read_graph
+    from milliseek.kernels.tflite.builder import one_kernel_tflite
 
     return one_kernel_tflite(fused(read_graph(phones.network("plain", 1, 16)), "operators")[0])
 

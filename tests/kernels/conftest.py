@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from milliseek.devices.local import LocalDevice
 from milliseek.devices.target import Target
-from milliseek.kernels.quantise import quantise_for_timing
+from milliseek.kernels.onnx.quantise import quantise_for_timing
 
 
 class Net:

@@ -12,8 +12,8 @@ import pytest
 from milliseek.errors import InvalidInput, NotReady
 from milliseek.kernels.architectures import architecture_onnx
 from milliseek.kernels.costs import macs
-from milliseek.kernels.fusion import fused
-from milliseek.kernels.graph_onnx import read_onnx
+from milliseek.kernels.operators.fusion import fused
+from milliseek.kernels.operators.onnx_graph import read_onnx
 
 pytest.importorskip("torch")
 

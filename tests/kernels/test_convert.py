@@ -20,9 +20,9 @@ from milliseek.devices.litert_runtime import delegated
 from milliseek.errors import InvalidInput, MissingExtra
 from milliseek.kernels import convert
 from milliseek.kernels.convert import onnx_to_tflite, quantise_tflite_for_timing, torch_to_onnx, torch_to_tflite
-from milliseek.kernels.tflite_file import check_tflite, read_tflite, tflite_precision
-from milliseek.kernels.tflite_schema import members
-from milliseek.kernels.tflite_writer import TFLiteWriter
+from milliseek.kernels.tflite.file import check_tflite, read_tflite, tflite_precision
+from milliseek.kernels.tflite.schema import members
+from milliseek.kernels.tflite.writer import TFLiteWriter
 
 Array = np.ndarray[Any, Any]
 

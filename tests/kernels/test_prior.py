@@ -11,13 +11,13 @@ import pytest
 
 from milliseek.devices.local import LocalDevice
 from milliseek.kernels.costs import macs
-from milliseek.kernels.graph_onnx import read_onnx
-from milliseek.kernels.onnx_file import check_model, precision
-from milliseek.kernels.onnx_reader import instrument, split
+from milliseek.kernels.onnx.file import check_model, precision
+from milliseek.kernels.onnx.reader import instrument, split
+from milliseek.kernels.operators.onnx_graph import read_onnx
 from milliseek.kernels.prior import Precision, PriorNetwork, prior_networks
 from milliseek.kernels.skeleton import Format
-from milliseek.kernels.tflite_file import tflite_precision
-from milliseek.kernels.tflite_reader import split_tflite
+from milliseek.kernels.tflite.file import tflite_precision
+from milliseek.kernels.tflite.reader import split_tflite
 
 KINDS = [(model_format, kind) for model_format in get_args(Format) for kind in get_args(Precision)]
 FEWEST = {"onnx": (80, 42), "tflite": (80, 42)}

@@ -13,14 +13,14 @@ from onnx import numpy_helper
 from milliseek.devices.local import LocalDevice
 from milliseek.devices.onnxruntime_runtime import OnnxRuntime
 from milliseek.devices.target import Target
-from milliseek.kernels.onnx_file import check_model, precision
-from milliseek.kernels.onnx_reader import instrument, split
-from milliseek.kernels.quantise import quantise_for_timing
+from milliseek.kernels.onnx.file import check_model, precision
+from milliseek.kernels.onnx.quantise import quantise_for_timing
+from milliseek.kernels.onnx.reader import instrument, split
 from milliseek.kernels.skeleton import fill, strip
-from milliseek.kernels.tflite_file import check_tflite, read_tflite
-from milliseek.kernels.tflite_graph import constant_bytes, scales
-from milliseek.kernels.tflite_reader import split_tflite
-from milliseek.kernels.tflite_writer import Quantisation, TFLiteWriter
+from milliseek.kernels.tflite.file import check_tflite, read_tflite
+from milliseek.kernels.tflite.graph import constant_bytes, scales
+from milliseek.kernels.tflite.reader import split_tflite
+from milliseek.kernels.tflite.writer import Quantisation, TFLiteWriter
 
 from .conftest import NETWORKS, Net, attention, branching, mobile
 

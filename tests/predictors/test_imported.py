@@ -17,8 +17,8 @@ from milliseek.db.engine import Database
 from milliseek.db.models import Base
 from milliseek.errors import InvalidInput, MilliseekError, NotFound
 from milliseek.kernels.costs import macs
-from milliseek.kernels.fusion import fused
-from milliseek.kernels.graph_json import read_graph
+from milliseek.kernels.operators.fusion import fused
+from milliseek.kernels.operators.graph_json import read_graph
 from milliseek.predictors.from_devices import known_devices, telling_networks
 from milliseek.predictors.imported import (
     MAX_PER_FAMILY,

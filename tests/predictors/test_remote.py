@@ -25,8 +25,8 @@ from milliseek.devices.local import LocalDevice
 from milliseek.devices.protocol import ProtocolConfig
 from milliseek.devices.target import parse
 from milliseek.errors import Busy, Interrupted, InvalidInput, MeasurementError, MilliseekError, NotFound, NotReady
-from milliseek.kernels.onnx_builder import one_kernel_model
-from milliseek.kernels.onnx_hollow import hollow
+from milliseek.kernels.onnx.builder import one_kernel_model
+from milliseek.kernels.onnx.hollow import hollow
 from milliseek.predictors import remote
 from milliseek.predictors.drift import check
 from milliseek.predictors.evaluation import measure_models
@@ -352,7 +352,7 @@ KILLED = """
 import sys
 from milliseek.db.engine import Database
 from milliseek.kernels.kernel import Kernel
-from milliseek.kernels.onnx_builder import one_kernel_model
+from milliseek.kernels.onnx.builder import one_kernel_model
 from milliseek.predictors.targets import device_target, open_device
 database = Database.open(sys.argv[1])
 device = open_device(database, device_target(database, sys.argv[2]))

@@ -13,9 +13,9 @@ import pytest
 
 from milliseek.errors import InvalidInput
 from milliseek.kernels.costs import macs
-from milliseek.kernels.fusion import FUSIONS, Fusion, fused
-from milliseek.kernels.graph_json import read_graph
 from milliseek.kernels.kernel import Kernel
+from milliseek.kernels.operators.fusion import FUSIONS, Fusion, fused
+from milliseek.kernels.operators.graph_json import read_graph
 from milliseek.predictors.kernel_model import KernelModel, fit_kernel_model
 from milliseek.predictors.predictor import Predictor, from_bytes, to_bytes
 from milliseek.predictors.sum_model import UNKNOWN_SPREAD, SumModel, network_amounts

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from milliseek.errors import InvalidInput
-from milliseek.kernels.graph_json import read_graph
+from milliseek.kernels.operators.graph_json import read_graph
 from milliseek.predictors.latency_rows import Fields
 from milliseek.predictors.predictor import Predictor
 from milliseek.predictors.sums import TimedNetwork, fit_sums

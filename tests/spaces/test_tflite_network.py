@@ -7,8 +7,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from milliseek.kernels.tflite_reader import split_tflite
-from milliseek.kernels.tflite_schema import schema
+from milliseek.kernels.tflite.reader import split_tflite
+from milliseek.kernels.tflite.schema import schema
 from milliseek.spaces.hyperspace import ONNXW, SMALL32, TINY32
 from milliseek.spaces.layers import Layer, NetworkBuilder, quantised_points
 from milliseek.spaces.onnx_network import network_model, random_parameters

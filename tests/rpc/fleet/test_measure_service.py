@@ -13,7 +13,7 @@ from milliseek.db.devices import upsert_device
 from milliseek.db.jobs import list_jobs
 from milliseek.db.tokens import create_token
 from milliseek.errors import ServiceError
-from milliseek.kernels.quantise import quantise_for_timing
+from milliseek.kernels.onnx.quantise import quantise_for_timing
 from milliseek.predictors.networks import store_network
 from milliseek.rpc.access import Access
 from milliseek.rpc.live_tokens import LiveTokens

@@ -1,0 +1,1 @@
+"""ONNX files: taking them in, splitting, one-kernel models, skeletons, and as torch modules."""

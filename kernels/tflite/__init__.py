@@ -1,0 +1,1 @@
+"""TFLite files: taking them in, splitting, one-kernel models and skeletons."""
