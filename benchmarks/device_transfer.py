@@ -31,9 +31,9 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import cross_val_predict
 
-from milliseek.predictors.accuracy import accuracy
-from milliseek.predictors.device_prior import DevicePrior, learn_prior
-from milliseek.predictors.device_transfer import choose_networks, fit_transfer
+from milliseek.predictors.models.accuracy import accuracy
+from milliseek.predictors.tables.device_prior import DevicePrior, learn_prior
+from milliseek.predictors.tables.device_transfer import choose_networks, fit_transfer
 
 PUBLISHED = {"titan_rtx_256": 0.987, "raspi4": 0.890, "eyeriss": 0.940}
 """Spearman of HELP with 10 samples (its table for NAS-Bench-201)."""

@@ -31,7 +31,7 @@ from milliseek.db.engine import Database
 from milliseek.db.predictors import list_predictors
 from milliseek.errors import InvalidInput, MilliseekError
 from milliseek.kernels.prior import prior_networks
-from milliseek.predictors.networks import ModelForm, sample_networks
+from milliseek.predictors.networks.files import ModelForm, sample_networks
 from milliseek.predictors.service import LatencyService
 from milliseek.predictors.targets import device_target
 from milliseek.rpc.server import InProcessServer

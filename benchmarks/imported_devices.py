@@ -25,12 +25,12 @@ from typing import Any
 import numpy as np
 from common import report
 
-from milliseek.predictors.imported import read_networks
-from milliseek.predictors.kernel_model import KernelModel, fit_kernel_model
-from milliseek.predictors.kernel_rows import read_kernels
-from milliseek.predictors.latency_rows import Fields
-from milliseek.predictors.sums import SumData, TimedNetwork
-from milliseek.predictors.table_evaluation import by_family, evaluate_split, figures
+from milliseek.predictors.models.kernel_model import KernelModel, fit_kernel_model
+from milliseek.predictors.tables.evaluation import by_family, evaluate_split, figures
+from milliseek.predictors.tables.imported import read_networks
+from milliseek.predictors.tables.kernel_rows import read_kernels
+from milliseek.predictors.tables.latency_rows import Fields
+from milliseek.predictors.tables.sums import SumData, TimedNetwork
 
 NNMETER = ("cortexA76cpu_tflite21", "adreno640gpu_tflite21", "adreno630gpu_tflite21", "myriadvpu_openvino2019r2")
 PHONES = ("pixel4", "s10", "mi8se", "a03s")

@@ -12,7 +12,7 @@ from common import report
 from milliseek import config
 from milliseek.client import Client
 from milliseek.db.engine import Database
-from milliseek.predictors.lookup import LatencyLookup
+from milliseek.predictors.lookups.lookup import LatencyLookup
 from milliseek.predictors.service import LatencyService
 from milliseek.predictors.targets import device_target
 from milliseek.rpc.server import InProcessServer

@@ -29,12 +29,12 @@ from milliseek.db.engine import Database
 from milliseek.db.measurements import model_measurements
 from milliseek.errors import MilliseekError, NotFound, NotReady
 from milliseek.predictors.conversions import cache_folder
-from milliseek.predictors.evaluation import EvaluatedModel, MeasuredModel, measure_models, summary
-from milliseek.predictors.networks import prepare, sample_networks
-from milliseek.predictors.profiling import Profile, profile
+from milliseek.predictors.networks.files import prepare, sample_networks
+from milliseek.predictors.profiles.evaluation import EvaluatedModel, MeasuredModel, measure_models, summary
+from milliseek.predictors.profiles.profiling import Profile, profile
 from milliseek.predictors.service import LatencyService
+from milliseek.predictors.stored.versions import newest_predictor
 from milliseek.predictors.targets import DeviceTarget, device_target
-from milliseek.predictors.versions import newest_predictor
 from milliseek.spaces.hyperspace import HYPERSPACES, hyperspace_named
 
 SUBNETS = 30

@@ -33,12 +33,12 @@ from milliseek.nas.pictures.data import Pictures, parse_data
 from milliseek.nas.quality.quality_run import QualityBudget, find_table, make_table, table_name
 from milliseek.nas.quality.quality_table import QualityTable, table_rows
 from milliseek.nas.training.budget import Budget
-from milliseek.predictors.evaluation import measure_models
-from milliseek.predictors.lookup import LatencyLookup
-from milliseek.predictors.profiling import profile
+from milliseek.predictors.lookups.lookup import LatencyLookup
+from milliseek.predictors.profiles.evaluation import measure_models
+from milliseek.predictors.profiles.profiling import profile
 from milliseek.predictors.service import LatencyService
+from milliseek.predictors.stored.versions import newest_predictor
 from milliseek.predictors.targets import DeviceTarget, device_target
-from milliseek.predictors.versions import newest_predictor
 from milliseek.rpc.server import InProcessServer
 from milliseek.spaces.hyperspace import Hyperspace
 from milliseek.spaces.space import Space

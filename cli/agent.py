@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from ..devices.agent import Agent
+    from ..devices.agent.agent import Agent
 
 
 def agent(
@@ -35,8 +35,8 @@ def agent(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log every job.")] = False,
 ) -> None:
     """Measure for a latency service until interrupted."""
-    from ..devices.agent import Agent
-    from ..devices.agent_connection import Server
+    from ..devices.agent.agent import Agent
+    from ..devices.agent.connection import Server
     from ..rpc.log import log_to_stderr
 
     log_to_stderr("text", logging.DEBUG if verbose else logging.INFO)

@@ -193,8 +193,8 @@ def import_(
     The target is NAME/imported/PRECISION. A network is a list of operators (`graph`), timm:NAME, pytorchcv:NAME, a cell
     of NAS-Bench-201, SPACE:SUBNET, or the path of an ONNX or TFLite file.
     """
-    from ..predictors.imported import import_table
-    from ..predictors.kernel_rows import kernels_of_table, kernels_of_target
+    from ..predictors.tables.imported import import_table
+    from ..predictors.tables.kernel_rows import kernels_of_table, kernels_of_target
 
     if sum(option is not None for option in (kernels, base, known)) > 1:
         raise typer.BadParameter("Give one of --kernels, --from and --from-devices.")
@@ -249,7 +249,7 @@ def choose(
     json: Json = False,
 ) -> None:
     """List the networks that are worth measuring on a new device, the most telling first."""
-    from ..predictors.from_devices import known_devices, telling_networks
+    from ..predictors.tables.from_devices import known_devices, telling_networks
 
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
         rows = telling_networks(known_devices(database, _names(known), precision, (), on_progress), count, seed)

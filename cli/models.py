@@ -101,7 +101,7 @@ def measure(
     files: Files, target: TargetOption = DEFAULT_TARGET, shape: Shapes = None, db: Db = None, json: Json = False
 ) -> None:
     """Measure ONNX or TFLite files on a target."""
-    from ..predictors.evaluation import measure_models
+    from ..predictors.profiles.evaluation import measure_models
     from ..predictors.targets import device_target
 
     models = [read_model(file, shape) for file in files]
@@ -180,7 +180,7 @@ def evaluate(
 def _evaluate_files(
     files: list[Path], target: str, shape: list[str] | None, db: str | None, server: str | None, *, json: bool
 ) -> None:
-    from ..predictors.evaluation import EvaluatedModel, measure_models, summary
+    from ..predictors.profiles.evaluation import EvaluatedModel, measure_models, summary
     from ..predictors.targets import device_target
 
     named = [read_model(file, shape) for file in files]

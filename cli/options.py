@@ -151,7 +151,7 @@ def read_model(path: Path, shapes: Sequence[str] | None) -> tuple[str, bytes]:
     if not shapes:
         return str(path), data
     with extras("server"):
-        from ..predictors.networks import with_shapes
+        from ..predictors.networks.files import with_shapes
     return str(path), with_shapes(data, dict(map(_shape, shapes)), str(path))
 
 

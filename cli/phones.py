@@ -14,7 +14,7 @@ from .options import Db, Json, open_database
 from .output import milliseconds, note, out, percent, print_json, print_table
 
 if TYPE_CHECKING:
-    from ..devices.adb_facts import PhoneFacts
+    from ..devices.phone.facts import PhoneFacts
 
 _CLOCKS = "The clocks of this phone cannot be pinned, as it is not rooted: visits are gated by probes alone."
 
@@ -44,8 +44,8 @@ def add(
     The phone is asked for its facts and tries each delegate on a tiny model. Nothing stays on it.
     """
     from ..db import devices as queries
-    from ..devices.adb_device import AdbDevice
     from ..devices.facts import local_facts
+    from ..devices.phone.device import AdbDevice
     from ..devices.target import LOCAL, Target
     from ..errors import InvalidInput
 
@@ -93,7 +93,7 @@ def operators(
 
     Profiling costs time itself: for the latency of the whole, use `milliseek measure`.
     """
-    from ..devices.adb_device import AdbDevice
+    from ..devices.phone.device import AdbDevice
     from ..errors import InvalidInput
     from ..predictors.targets import device_target, open_device
     from .options import read_model

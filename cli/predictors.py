@@ -11,8 +11,8 @@ from .options import Db, Json, extras, open_database
 from .output import milliseconds, note, out, percent, print_json, print_table, progress_bar, size
 
 if TYPE_CHECKING:
-    from ..predictors.drift import Drift
-    from ..predictors.versions import PredictorVersion
+    from ..predictors.profiles.drift import Drift
+    from ..predictors.stored.versions import PredictorVersion
 
 app = typer.Typer(help="Predictors: accuracy, drift, export and import.", no_args_is_help=True)
 
@@ -59,7 +59,7 @@ def list_(db: Db = None, json: Json = False) -> None:
 def show(name: Name, db: Db = None, json: Json = False) -> None:
     """Show what a predictor rests on, and how right it is on kernels and networks it was not fitted on."""
     with open_database(db) as database:
-        from ..predictors.versions import predictor_version
+        from ..predictors.stored.versions import predictor_version
 
         content = _content(predictor_version(database, name))
     if json:
@@ -72,8 +72,8 @@ def show(name: Name, db: Db = None, json: Json = False) -> None:
 def check(name: Name, db: Db = None, json: Json = False) -> None:
     """Measure a few reference kernels again: does the predictor still hold?"""
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        from ..predictors.drift import check as run_check
-        from ..predictors.versions import predictor_version
+        from ..predictors.profiles.drift import check as run_check
+        from ..predictors.stored.versions import predictor_version
 
         drift = run_check(
             database,
@@ -116,7 +116,7 @@ def export_(
 ) -> None:
     """Write a predictor to one file, for another machine."""
     with open_database(db) as database:
-        from ..predictors.exchange import export_predictor
+        from ..predictors.stored.exchange import export_predictor
 
         version = export_predictor(database, name, path)
     if json:
@@ -137,7 +137,7 @@ def import_(
 ) -> None:
     """Add a predictor from a file, as the newest version of its target."""
     with open_database(db) as database:
-        from ..predictors.exchange import import_predictor
+        from ..predictors.stored.exchange import import_predictor
 
         imported = import_predictor(database, path, target)
     if json:
@@ -159,11 +159,11 @@ def plot(
     from ..errors import StorageError
 
     with open_database(db) as database:
-        from ..predictors.versions import predictor_version
+        from ..predictors.stored.versions import predictor_version
 
         version = predictor_version(database, name)
     with extras("server"):
-        from ..predictors.plots import plot_html
+        from ..predictors.stored.plots import plot_html
     try:
         path.write_text(plot_html(version), encoding="utf-8")
     except OSError as error:

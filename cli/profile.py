@@ -49,9 +49,9 @@ def profile(
     Every run makes a new version of the predictor. An interrupted run goes on where it was. The progress bar tells
     how many of the kernels that are never trained on are predicted within 10 %.
     """
-    from ..predictors.profiling import profile as run_profile
+    from ..predictors.profiles.profiling import profile as run_profile
+    from ..predictors.stored.versions import predictor_version
     from ..predictors.targets import device_target
-    from ..predictors.versions import predictor_version
     from ..spaces.hyperspace import HYPERSPACES
     from ..spaces.space import named_space
 

@@ -141,7 +141,7 @@ def search(
         from ..nas.quality.proxies import ProxyTask, proxies_named
         from ..nas.search.proxy_search import search_by_proxy
         from ..nas.search.proxy_trust import check_proven
-    from ..predictors.lookup import LatencyLookup
+    from ..predictors.lookups.lookup import LatencyLookup
     from ..predictors.targets import device_target
     from ..spaces.space import Space
 

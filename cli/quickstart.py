@@ -177,8 +177,8 @@ class _Run:
 
     def _profile(self) -> dict[str, Any]:
         from ..errors import NotFound, NotReady
-        from ..predictors.profiling import profile
-        from ..predictors.versions import newest_predictor
+        from ..predictors.profiles.profiling import profile
+        from ..predictors.stored.versions import newest_predictor
         from ..spaces.hyperspace import hyperspace_named
 
         if self.server is not None:
@@ -229,7 +229,7 @@ class _Run:
 
     def _calibrate(self) -> dict[str, Any]:
         """Look closer where the search goes: the networks of the winning space, beside those of the hyperspace."""
-        from ..predictors.profiling import profile
+        from ..predictors.profiles.profiling import profile
         from ..spaces.hyperspace import hyperspace_named
         from ..spaces.space import Space
 

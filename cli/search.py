@@ -130,7 +130,7 @@ def _budgets(client: Client, goal: Goal, target: str, hyperspace: Hyperspace, se
     """Budgets where none are given: the bound on the target's latency, else some that suit an objective."""
     from ..nas.design.latency_budgets import default_budgets_ms
     from ..nas.search.objectives import Metric
-    from ..predictors.lookup import LatencyLookup
+    from ..predictors.lookups.lookup import LatencyLookup
 
     latency = Metric("latency", target)
     if (bound := goal.upper_bound(latency)) < float("inf"):

@@ -13,7 +13,7 @@ from .output import out
 
 if TYPE_CHECKING:
     from ..db.engine import Database
-    from ..rpc.access import Access
+    from ..rpc.access.access import Access
 
 
 def serve(
@@ -40,7 +40,7 @@ def serve(
     """Answer latency questions over gRPC until interrupted."""
     with extras("server"):
         from ..predictors.service import LatencyService
-        from ..rpc.fleet import FleetConfig
+        from ..rpc.fleet.dispatcher import FleetConfig
         from ..rpc.log import log_to_stderr
         from ..rpc.metrics import Metrics
         from ..rpc.server import serve as run
@@ -64,10 +64,10 @@ def serve(
 
 
 def _access(database: Database, address: str, cert: Path | None, key: Path | None, tokens: bool | None) -> Access:
-    from ..rpc.access import Access
-    from ..rpc.address import parse_address
-    from ..rpc.live_tokens import LiveTokens
-    from ..rpc.tls import TlsFiles
+    from ..rpc.access.access import Access
+    from ..rpc.access.address import parse_address
+    from ..rpc.access.live_tokens import LiveTokens
+    from ..rpc.access.tls import TlsFiles
 
     if (cert is None) != (key is None):
         raise typer.BadParameter("Give --tls-cert and --tls-key together.")

@@ -12,7 +12,7 @@ from .options import open_database
 from .output import err, out, percent, print_json, print_table, progress_bar
 
 if TYPE_CHECKING:
-    from ..predictors.latency_rows import Fields
+    from ..predictors.tables.latency_rows import Fields
 
 Latency = Annotated[
     str,
@@ -60,15 +60,15 @@ def table_fields(
     resolution: int | None = None,
 ) -> Fields:
     """The options as the reader of tables takes them."""
-    from ..predictors.latency_rows import Fields
+    from ..predictors.tables.latency_rows import Fields
 
     return Fields(latency, unit, network, family, spread, runs, zoo, resolution)
 
 
 def evaluate_target(paths: Sequence[Path], fields: Fields, target: str, db: str | None, *, json: bool) -> None:
     """Predict the networks of tables and compare."""
-    from ..predictors.table_evaluation import by_family, figures, predict_table
-    from ..predictors.versions import predictor_version
+    from ..predictors.stored.versions import predictor_version
+    from ..predictors.tables.evaluation import by_family, figures, predict_table
 
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
         version = predictor_version(database, target)
@@ -95,8 +95,8 @@ def evaluate_target(paths: Sequence[Path], fields: Fields, target: str, db: str 
 
 def evaluate_parts(paths: Sequence[Path], fields: Fields, split: Split, *, json: bool) -> None:
     """Learn from a part of tables, predict the rest, beside baselines."""
-    from ..predictors.imported import read_networks
-    from ..predictors.table_evaluation import by_family, evaluate_split, figures
+    from ..predictors.tables.evaluation import by_family, evaluate_split, figures
+    from ..predictors.tables.imported import read_networks
 
     with progress_bar(quiet=json) as on_progress:
         networks = read_networks(paths, fields, on_progress=on_progress)
@@ -121,8 +121,8 @@ def evaluate_parts(paths: Sequence[Path], fields: Fields, split: Split, *, json:
 
 def evaluate_devices(paths: Sequence[Path], fields: Fields, *, json: bool) -> None:
     """Every device of tables in turn as the new one, of which ten networks are measured."""
-    from ..predictors.device_evaluation import MEASURED
-    from ..predictors.device_evaluation import evaluate_devices as evaluate
+    from ..predictors.tables.device_evaluation import MEASURED
+    from ..predictors.tables.device_evaluation import evaluate_devices as evaluate
 
     with progress_bar(quiet=json) as on_progress:
         devices = evaluate(paths, fields, on_progress=on_progress)

@@ -8,11 +8,11 @@ from types import TracebackType
 from typing import Self, TypeVar
 
 from ..errors import MeasurementError
-from .child import Child, ChildDied
+from .processes.child import Child, ChildDied
+from .processes.wire import Header
 from .protocol import ProtocolConfig, Visit
-from .runtime import TensorInfo
+from .runtimes.runtime import TensorInfo
 from .target import Target
-from .wire import Header
 
 _WORKER_MODULE = f"{__package__}.worker"
 _START_LIMIT_S = 60.0

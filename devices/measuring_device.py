@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import Protocol, Self, TypeVar
 
 from .protocol import Visit
-from .runtime import TensorInfo
+from .runtimes.runtime import TensorInfo
 from .target import Target
 
 K = TypeVar("K")

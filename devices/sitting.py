@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import MilliseekError
 from .protocol import ProtocolConfig, Visit
-from .runtime import Runtime, Session
+from .runtimes.runtime import Runtime, Session
 from .target import Target
 
 _CLOCK_SLACK_NS = 3000

@@ -13,12 +13,12 @@ import tempfile
 from pathlib import Path
 
 from ..errors import InvalidInput
-from .answering import answer_requests, limit_memory
+from .processes.answering import answer_requests, limit_memory
+from .processes.wire import Header
 from .protocol import ProtocolConfig
-from .runtime import get_runtime
+from .runtimes.runtime import get_runtime
 from .sitting import Sitting
 from .target import Target, parse
-from .wire import Header
 
 _LEAST_MEMORY_BYTES = 2 << 30
 _MEMORY_SHARE = 0.75

@@ -23,7 +23,7 @@ from ..db.engine import Database
 from ..db.jobs import ENDED, JobKind, NewJob, cancel_jobs, delete_jobs, submit_jobs
 from ..db.models import Artefact, Device, Job
 from ..devices.protocol import Visit
-from ..devices.runtime import TensorInfo
+from ..devices.runtimes.runtime import TensorInfo
 from ..devices.target import Target
 from ..errors import Busy, Interrupted, MeasurementError, NotReady
 from .conversions import cache_folder, converted

@@ -17,16 +17,16 @@ from ..kernels.kernel import TFLITE_DOMAIN, Kernel, KernelUse
 from ..results import KernelLatencies, LatencyTable, Prediction, SubnetLatencies, TargetInfo
 from ..spaces.space import Space, named_space
 from .conversions import cache_folder
-from .imported import predict_operators
-from .latency_table import latency_table
-from .lookup import LatencyLookup
-from .model_reader import ModelReader
-from .networks import ModelForm, Outline, keep_staged, load_network, model_format, stage_network
+from .lookups.latency_table import latency_table
+from .lookups.lookup import LatencyLookup
+from .models.sum_model import SumModel
+from .networks.files import ModelForm, Outline, keep_staged, load_network, model_format, stage_network
+from .networks.model_reader import ModelReader
+from .networks.splitting import split_hollow, split_whole
 from .remembered import Remembered
-from .splitting import split_hollow, split_whole
-from .sum_model import SumModel
+from .stored.versions import PredictorVersion, newest_predictor
+from .tables.imported import predict_operators
 from .targets import DeviceTarget, device_target, open_device, parse_target
-from .versions import PredictorVersion, newest_predictor
 
 REMEMBERED_OUTLINES = 256
 REMEMBERED_PREDICTIONS = 256

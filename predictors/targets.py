@@ -14,7 +14,7 @@ from ..db.models import Target as TargetRow
 from ..devices.facts import DeviceFacts, local_facts, weight_bits
 from ..devices.local import LocalDevice
 from ..devices.measuring_device import MeasuringDevice
-from ..devices.runtime import get_runtime
+from ..devices.runtimes.runtime import get_runtime
 from ..devices.target import Target, parse
 from ..errors import InvalidInput, NotFound
 from ..kernels.skeleton import Format
@@ -114,7 +114,7 @@ def open_device(database: Database, target: DeviceTarget, *, patience_s: float =
     if target.kind == "agent":
         return RemoteDevice(database, target.target, target.runtime_version, patience_s=patience_s)
     if target.kind == "adb":
-        from ..devices.adb_device import AdbDevice
+        from ..devices.phone.device import AdbDevice
 
         with database.session(read_only=True) as session:
             phone = _measuring(session, target.target.device)[0]

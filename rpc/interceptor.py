@@ -18,8 +18,8 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from ..errors import InvalidInput, MilliseekError
-from .auth import LOCAL_USER, METHOD_SCOPES, OPEN_METHODS, STRANGER, check_permitted, current_caller, set_caller
-from .live_tokens import LiveTokens, Refused
+from .access.auth import LOCAL_USER, METHOD_SCOPES, OPEN_METHODS, STRANGER, check_permitted, current_caller, set_caller
+from .access.live_tokens import LiveTokens, Refused
 from .log import REQUEST_ID, REQUEST_ID_KEY, log_call, request_id
 from .status import WireStatus, status_from_error
 

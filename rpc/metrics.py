@@ -15,7 +15,7 @@ from ..db.counts import connected_devices, job_counts
 from ..db.engine import Database
 from ..db.jobs import JobState
 from ..errors import StorageError
-from .address import Address, check_free, parse_address
+from .access.address import Address, check_free, parse_address
 
 _LOG = logging.getLogger(__name__)
 _BUCKETS_S = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)

@@ -17,15 +17,15 @@ from grpc_reflection.v1alpha import reflection
 
 from ..db.engine import Database
 from ..errors import Busy
-from .access import PLAIN, Access
-from .address import DEFAULT_ADDRESS, check_exposure, check_free, parse_address
+from .access.access import PLAIN, Access
+from .access.address import DEFAULT_ADDRESS, check_exposure, check_free, parse_address
+from .access.tls import server_credentials
 from .backend import LatencyBackend
-from .fleet import FleetConfig
-from .fleet_services import NAMES, FleetServices
+from .fleet.dispatcher import FleetConfig
+from .fleet.services import NAMES, FleetServices
 from .interceptor import CallInterceptor, Observe
 from .limits import ServiceLimits
 from .servicer import LatencyServicer
-from .tls import server_credentials
 from .v1 import latency_pb2, latency_pb2_grpc
 
 SERVICE_NAME = latency_pb2.DESCRIPTOR.services_by_name["LatencyService"].full_name

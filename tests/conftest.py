@@ -19,7 +19,7 @@ import pytest
 if TYPE_CHECKING:
     from milliseek.db.engine import Database
     from milliseek.kernels.kernel import Kernel
-    from milliseek.predictors.predictor import Predictor
+    from milliseek.predictors.models.predictor import Predictor
 
 # A shell's background jobs inherit that ctrl-C is ignored, and so would the programs that tests interrupt.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -128,11 +128,11 @@ def made_up() -> Predictor:
 
     from milliseek.devices.facts import local_facts
     from milliseek.kernels.kernel import Kernel, TensorSpec
-    from milliseek.predictors import report
-    from milliseek.predictors.correction import Correction
-    from milliseek.predictors.drift import select_references
-    from milliseek.predictors.kernel_model import fit_kernel_model
-    from milliseek.predictors.predictor import Predictor
+    from milliseek.predictors.models import report
+    from milliseek.predictors.models.correction import Correction
+    from milliseek.predictors.models.kernel_model import fit_kernel_model
+    from milliseek.predictors.models.predictor import Predictor
+    from milliseek.predictors.profiles.drift import select_references
 
     def gemm(cin: int, cout: int) -> Kernel:
         weights, bias = (TensorSpec(shape, "float32", constant=True) for shape in ((cout, cin), (cout,)))
@@ -168,7 +168,7 @@ def keep() -> Callable[[Database, Predictor], str]:
     def store(database: Database, predictor: Predictor) -> str:
         from milliseek.db.artefacts import save_artefact
         from milliseek.db.predictors import add_predictor
-        from milliseek.predictors.predictor import to_bytes
+        from milliseek.predictors.models.predictor import to_bytes
         from milliseek.predictors.targets import device_target
 
         target = device_target(database, predictor.target)

@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 
 from ...errors import InvalidInput
-from ...predictors.lookup import LatencyLookup
+from ...predictors.lookups.lookup import LatencyLookup
 from ...spaces.codes import HEAD, STEM, BlockKey
 from ...spaces.hyperspace import Hyperspace
 from ..quality.stage_quality import Cell

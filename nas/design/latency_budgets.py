@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ...predictors.lookup import LatencyLookup
+from ...predictors.lookups.lookup import LatencyLookup
 from ...spaces.codes import encode_genes
 from ...spaces.hyperspace import Hyperspace
 from ...spaces.space import random_space, random_subnet

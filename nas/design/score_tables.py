@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ...predictors.lookup import LatencyLookup
+from ...predictors.lookups.lookup import LatencyLookup
 from ...spaces.codes import HEAD, STEM, BlockKey
 from ...spaces.hyperspace import Hyperspace
 from ...spaces.space import Space

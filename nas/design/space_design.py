@@ -10,7 +10,7 @@ from ...client import Client
 from ...db import studies as queries
 from ...db.engine import Database
 from ...errors import InvalidInput
-from ...predictors.lookup import LatencyLookup
+from ...predictors.lookups.lookup import LatencyLookup
 from ...predictors.targets import DeviceTarget
 from ...spaces.hyperspace import Hyperspace
 from ...spaces.space import Space

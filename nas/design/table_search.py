@@ -14,7 +14,7 @@ from ...db import studies as queries
 from ...db.engine import Database
 from ...db.models import Hyperspace as HyperspaceRow
 from ...errors import InvalidInput
-from ...predictors.lookup import LatencyLookup
+from ...predictors.lookups.lookup import LatencyLookup
 from ...results import LatencyTable
 from ...spaces.definition import definition
 from ...spaces.hyperspace import Hyperspace, hyperspace_named

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InvalidInput
-from ...predictors.lookup import LatencyLookup
+from ...predictors.lookups.lookup import LatencyLookup
 from ...spaces.codes import encode_genes
 from ...spaces.space import Space, Subnet
 from ..quality.stage_quality import StageQuality

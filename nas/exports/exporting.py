@@ -14,7 +14,7 @@ from ...db.artefacts import save_artefact
 from ...db.engine import Database
 from ...devices.facts import local_facts, weight_bits
 from ...errors import InvalidInput, NotFound
-from ...predictors.evaluation import measure_models
+from ...predictors.profiles.evaluation import measure_models
 from ...predictors.targets import DeviceTarget
 from ...spaces.definition import definition
 from ...spaces.onnx_network import Precision

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from ...devices.litert_runtime import interpreter_module
+from ...devices.runtimes.litert import interpreter_module
 from ...kernels.skeleton import Format
 from ...kernels.tflite.file import is_tflite
 from ..pictures.data import Pictures, SplitName, plain_batches, resize

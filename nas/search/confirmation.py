@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from optuna.study import Study
 
 from ...db.engine import Database
-from ...predictors.evaluation import measure_models
+from ...predictors.profiles.evaluation import measure_models
 from ...predictors.targets import DeviceTarget
 from ...spaces.onnx_network import network_model, random_parameters
 from ...spaces.space import Subnet

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ...errors import InvalidInput
-from ...predictors.lookup import LatencyLookup
+from ...predictors.lookups.lookup import LatencyLookup
 from ...spaces.codes import encode_genes
 from ...spaces.space import Space, Subnet, random_subnet
 from ..quality.proxies import Proxy, ProxyTask

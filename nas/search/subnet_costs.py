@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 
 from ...kernels.skeleton import Format
-from ...predictors.lookup import LatencyLookup
+from ...predictors.lookups.lookup import LatencyLookup
 from ...spaces.codes import encode_genes
 from ...spaces.counting import count
 from ...spaces.layers import INPUT, Network

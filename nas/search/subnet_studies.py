@@ -14,7 +14,7 @@ from ...db import studies as queries
 from ...db.engine import Database
 from ...errors import InvalidInput
 from ...kernels.skeleton import Format
-from ...predictors.lookup import LatencyLookup
+from ...predictors.lookups.lookup import LatencyLookup
 from ...predictors.targets import parse_target
 from ...spaces.space import Subnet
 from ..pictures.data import Pictures

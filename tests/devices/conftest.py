@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from milliseek.devices.protocol import ProtocolConfig
 from milliseek.devices.target import Target
 
-from .adbd import AdbServer, Phone
+from .phone.adbd import AdbServer, Phone
 
 
 def convolution(channels: int = 16) -> bytes:

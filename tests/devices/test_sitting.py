@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from milliseek.devices.protocol import ProtocolConfig, Visit
-from milliseek.devices.runtime import TensorInfo
+from milliseek.devices.runtimes.runtime import TensorInfo
 from milliseek.devices.sitting import Sitting
 from milliseek.devices.target import Target
 from milliseek.errors import MeasurementError

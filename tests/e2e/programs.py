@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from milliseek.predictors.networks import ModelForm, sample_networks
+from milliseek.predictors.networks.files import ModelForm, sample_networks
 from milliseek.spaces.hyperspace import HYPERSPACES
 
 from .conftest import command, environment

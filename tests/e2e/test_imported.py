@@ -33,8 +33,8 @@ def table(phones: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def _imported(table: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from milliseek.predictors.imported import import_table
-    from milliseek.predictors.latency_rows import Fields
+    from milliseek.predictors.tables.imported import import_table
+    from milliseek.predictors.tables.latency_rows import Fields
 
     folder = tmp_path_factory.mktemp("imported")
     database = Database.open(f"sqlite:///{folder / 'milliseek.db'}")

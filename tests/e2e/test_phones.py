@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from ..devices.adbd import FIXED, Adbd, AdbServer, Phone, fixed_program
 from ..devices.conftest import tflite_convolution
+from ..devices.phone.adbd import FIXED, Adbd, AdbServer, Phone, fixed_program
 from .conftest import Milliseek, answer
 
 pytestmark = pytest.mark.slow

@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import nn
 
-from milliseek.devices.litert_runtime import delegated
+from milliseek.devices.runtimes.litert import delegated
 from milliseek.errors import InvalidInput, MissingExtra
 from milliseek.kernels import convert
 from milliseek.kernels.convert import onnx_to_tflite, quantise_tflite_for_timing, torch_to_onnx, torch_to_tflite

@@ -11,7 +11,7 @@ import pytest
 from onnx import numpy_helper
 
 from milliseek.devices.local import LocalDevice
-from milliseek.devices.onnxruntime_runtime import OnnxRuntime
+from milliseek.devices.runtimes.onnx_runtime import OnnxRuntime
 from milliseek.devices.target import Target
 from milliseek.kernels.onnx.file import check_model, precision
 from milliseek.kernels.onnx.quantise import quantise_for_timing

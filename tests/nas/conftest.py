@@ -11,7 +11,7 @@ import pytest
 
 from milliseek.nas.search.objectives import Metric
 from milliseek.nas.search.subnet_costs import SubnetCosts
-from milliseek.predictors.lookup import LatencyLookup
+from milliseek.predictors.lookups.lookup import LatencyLookup
 from milliseek.results import LatencyTable
 from milliseek.spaces.codes import block_keys, block_layers
 from milliseek.spaces.hyperspace import TINY32

@@ -10,7 +10,7 @@ import pytest
 
 from milliseek.db.engine import Database
 from milliseek.kernels.kernel import Kernel, TensorSpec
-from milliseek.predictors.profiling import Profile, profile
+from milliseek.predictors.profiles.profiling import Profile, profile
 from milliseek.predictors.targets import DeviceTarget, device_target
 from milliseek.spaces import hyperspace as hyperspaces
 from milliseek.spaces.blocks import ONNXW_BLOCKS

@@ -7,7 +7,7 @@ from milliseek.devices.local import LocalDevice
 from milliseek.devices.target import parse
 from milliseek.kernels.prior import prior_networks
 from milliseek.kernels.tflite.file import read_tflite
-from milliseek.predictors.splitting import split_network
+from milliseek.predictors.networks.splitting import split_network
 
 NETWORKS = 50
 

@@ -28,15 +28,15 @@ from milliseek.errors import Busy, Interrupted, InvalidInput, MeasurementError, 
 from milliseek.kernels.onnx.builder import one_kernel_model
 from milliseek.kernels.onnx.hollow import hollow
 from milliseek.predictors import remote
-from milliseek.predictors.drift import check
-from milliseek.predictors.evaluation import measure_models
-from milliseek.predictors.measuring import Measurer
-from milliseek.predictors.profiling import profile
+from milliseek.predictors.networks.splitting import split_network
+from milliseek.predictors.profiles.drift import check
+from milliseek.predictors.profiles.evaluation import measure_models
+from milliseek.predictors.profiles.measuring import Measurer
+from milliseek.predictors.profiles.profiling import profile
 from milliseek.predictors.remote import WINDOW, RemoteDevice
 from milliseek.predictors.service import LatencyService
-from milliseek.predictors.splitting import split_network
+from milliseek.predictors.stored.versions import newest_predictor
 from milliseek.predictors.targets import device_target, open_device
-from milliseek.predictors.versions import newest_predictor
 from milliseek.spaces.onnx_network import network_model, random_parameters
 from milliseek.spaces.space import Space, random_subnet
 

@@ -13,18 +13,18 @@ from milliseek.db.predictors import add_predictor
 from milliseek.devices.local import LocalDevice
 from milliseek.errors import InvalidInput, NotFound, NotReady
 from milliseek.kernels.kernel import Kernel, TensorSpec
-from milliseek.predictors import latency_table as table_module
-from milliseek.predictors.evaluation import EvaluatedModel, measure_models, summary
-from milliseek.predictors.fitting import is_held_out
-from milliseek.predictors.latency_table import latency_table
-from milliseek.predictors.lookup import LatencyLookup
-from milliseek.predictors.measuring import Measurer
-from milliseek.predictors.networks import QUANTISED_NOTE
-from milliseek.predictors.profiling import profile
+from milliseek.predictors.lookups import latency_table as table_module
+from milliseek.predictors.lookups.latency_table import latency_table
+from milliseek.predictors.lookups.lookup import LatencyLookup
+from milliseek.predictors.networks.files import QUANTISED_NOTE
+from milliseek.predictors.networks.splitting import split_network
+from milliseek.predictors.profiles.evaluation import EvaluatedModel, measure_models, summary
+from milliseek.predictors.profiles.fitting import is_held_out
+from milliseek.predictors.profiles.measuring import Measurer
+from milliseek.predictors.profiles.profiling import profile
 from milliseek.predictors.service import LatencyService
-from milliseek.predictors.splitting import split_network
+from milliseek.predictors.stored.versions import newest_predictor
 from milliseek.predictors.targets import device_target
-from milliseek.predictors.versions import newest_predictor
 from milliseek.rpc.convert import prediction_to_proto
 from milliseek.rpc.server import InProcessServer
 from milliseek.spaces.codes import encode_genes

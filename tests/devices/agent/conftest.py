@@ -14,8 +14,8 @@ from typing import Any, Self
 import grpc
 import pytest
 
-from milliseek.devices.agent import Agent
-from milliseek.devices.agent_connection import Server
+from milliseek.devices.agent.agent import Agent
+from milliseek.devices.agent.connection import Server
 from milliseek.devices.protocol import ProtocolConfig
 from milliseek.errors import MilliseekError, Unauthenticated
 from milliseek.rpc.status import status_from_error

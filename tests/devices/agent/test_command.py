@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from milliseek.devices.agent_connection import Server
+from milliseek.devices.agent.connection import Server
 from milliseek.errors import NotFound
 
 WAIT_S = 60
@@ -99,7 +99,7 @@ def test_a_rotated_token_is_read_again(tmp_path: Path) -> None:
 
 def test_the_agent_needs_the_base_dependencies_only() -> None:
     code = (
-        "import sys, milliseek.cli.app, milliseek.cli.agent, milliseek.devices.agent, milliseek.rpc.log\n"
+        "import sys, milliseek.cli.app, milliseek.cli.agent, milliseek.devices.agent.agent, milliseek.rpc.log\n"
         "print(*{name.partition('.')[0] for name in sys.modules})"
     )
     loaded = set(

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from milliseek.devices.agent import pauses
+from milliseek.devices.agent.agent import pauses
 from milliseek.devices.protocol import ProtocolConfig
 from milliseek.errors import NotReady
 from milliseek.rpc.v1 import device_pb2

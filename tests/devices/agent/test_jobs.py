@@ -11,7 +11,7 @@ import onnx
 import psutil
 import pytest
 
-from milliseek.devices.agent_jobs import JobRunner
+from milliseek.devices.agent.jobs import JobRunner
 from milliseek.devices.facts import local_facts
 from milliseek.devices.local import LocalDevice
 from milliseek.devices.protocol import ProtocolConfig, Visit

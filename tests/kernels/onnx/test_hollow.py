@@ -8,10 +8,10 @@ import onnx
 import pytest
 
 from milliseek.devices.local import LocalDevice
-from milliseek.devices.runtime import ZEROS
+from milliseek.devices.runtimes.runtime import ZEROS
 from milliseek.kernels.onnx.hollow import LARGE_BYTES, hollow, hollow_model, with_weights_as_inputs
 from milliseek.kernels.onnx.reader import instrument, split
-from milliseek.predictors.splitting import split_hollow, split_network
+from milliseek.predictors.networks.splitting import split_hollow, split_network
 
 from ..conftest import NETWORKS
 

@@ -20,7 +20,7 @@ from milliseek.db.engine import Database
 from milliseek.errors import InvalidInput, MilliseekError
 from milliseek.kernels.onnx.file import MAX_NODES, check_model
 from milliseek.kernels.onnx.protobuf_fields import field_count
-from milliseek.predictors.networks import outline, store_network
+from milliseek.predictors.networks.files import outline, store_network
 
 from ..conftest import branching, mobile
 

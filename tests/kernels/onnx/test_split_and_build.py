@@ -7,7 +7,7 @@ import onnx
 import pytest
 
 from milliseek.devices.local import LocalDevice
-from milliseek.devices.onnxruntime_runtime import OnnxRuntime
+from milliseek.devices.runtimes.onnx_runtime import OnnxRuntime
 from milliseek.devices.target import Target
 from milliseek.errors import InvalidInput
 from milliseek.kernels.kernel import Kernel, KernelUse

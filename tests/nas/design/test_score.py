@@ -12,7 +12,7 @@ from milliseek.nas.design.fastest import check_budgets, check_constraints, faste
 from milliseek.nas.design.score import FEASIBLE_SHARE, PENALTY_EXPONENT, MonteCarloScorer
 from milliseek.nas.design.score_tables import MeasuredTables
 from milliseek.nas.quality.quality_rows import QualityRow
-from milliseek.predictors.lookup import LatencyLookup
+from milliseek.predictors.lookups.lookup import LatencyLookup
 from milliseek.results import LatencyTable
 from milliseek.spaces.blocks import ONNXW_BLOCKS, BlockChoice
 from milliseek.spaces.codes import block_keys, encode_genes

@@ -20,7 +20,7 @@ from milliseek.nas.quality.quality_rows import QualityRow, store_rows
 from milliseek.nas.quality.quality_table import QualityPlan, hyperspace_row_id, read_table
 from milliseek.nas.quality.teacher import Teacher
 from milliseek.nas.training.budget import Budget
-from milliseek.predictors.lookup import LatencyLookup
+from milliseek.predictors.lookups.lookup import LatencyLookup
 from milliseek.predictors.targets import device_target
 from milliseek.results import LatencyTable
 from milliseek.spaces.blocks import BlockChoice

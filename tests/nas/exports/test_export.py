@@ -7,7 +7,7 @@ import onnx
 import pytest
 import torch
 
-from milliseek.devices.litert_runtime import delegated
+from milliseek.devices.runtimes.litert import delegated
 from milliseek.errors import InvalidInput, MeasurementError
 from milliseek.nas.exports.deploy import logits_quantiser
 from milliseek.nas.exports.export import TOLERANCES, FileForm, checked_top1

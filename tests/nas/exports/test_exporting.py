@@ -21,7 +21,7 @@ from milliseek.nas.exports.exporting import ExportOptions, export_subnets
 from milliseek.nas.exports.fine_tuning import with_weight_bits
 from milliseek.nas.search.subnet_studies import SearchPlan
 from milliseek.nas.training.budget import Budget
-from milliseek.predictors.evaluation import MeasuredModel
+from milliseek.predictors.profiles.evaluation import MeasuredModel
 from milliseek.predictors.targets import device_target
 from milliseek.results import Prediction, TargetInfo
 from milliseek.spaces.definition import definition

@@ -16,7 +16,7 @@ from milliseek.nas.quality.proxies import PROXIES, ProxyTask, proxies_named
 from milliseek.nas.search.proxy_search import search_by_proxy
 from milliseek.nas.search.proxy_trust import check_proven, known_trust, measured_networks, prove, read_networks, trust
 from milliseek.nas.studies import open_study
-from milliseek.predictors.lookup import LatencyLookup
+from milliseek.predictors.lookups.lookup import LatencyLookup
 from milliseek.results import LatencyTable
 from milliseek.spaces.blocks import BlockChoice
 from milliseek.spaces.codes import block_keys

@@ -21,7 +21,7 @@ from milliseek.nas.search.subnet_domain import SubnetDomain
 from milliseek.nas.search.subnet_sampler import RandomSubnets
 from milliseek.nas.search.subnet_search import hypervolumes, make_sampler
 from milliseek.nas.studies import finished_trials
-from milliseek.predictors.lookup import LatencyLookup
+from milliseek.predictors.lookups.lookup import LatencyLookup
 from milliseek.spaces.hyperspace import ONNXW, SMALL32, TINY32
 from milliseek.spaces.space import Space, extreme_subnet, random_space, random_subnet
 

@@ -13,7 +13,7 @@ import pytest
 from milliseek.db.artefacts import save_artefact
 from milliseek.db.engine import Database
 from milliseek.db.jobs import NewJob, get_jobs, submit_jobs
-from milliseek.rpc.fleet import FleetConfig
+from milliseek.rpc.fleet.dispatcher import FleetConfig
 from milliseek.rpc.server import InProcessServer
 from milliseek.rpc.v1 import device_pb2, device_pb2_grpc, measure_pb2_grpc
 

@@ -10,8 +10,8 @@ from milliseek.db.devices import upsert_device
 from milliseek.db.tokens import create_token
 from milliseek.devices.facts import local_facts
 from milliseek.predictors.targets import register_local
-from milliseek.rpc.access import Access
-from milliseek.rpc.live_tokens import LiveTokens
+from milliseek.rpc.access.access import Access
+from milliseek.rpc.access.live_tokens import LiveTokens
 from milliseek.rpc.server import InProcessServer
 from milliseek.rpc.v1 import device_pb2, device_pb2_grpc
 

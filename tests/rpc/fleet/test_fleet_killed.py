@@ -11,7 +11,7 @@ import pytest
 SERVE = """
 import sys
 from milliseek.db.engine import Database
-from milliseek.rpc.fleet import FleetConfig
+from milliseek.rpc.fleet.dispatcher import FleetConfig
 from milliseek.rpc.server import serve
 
 config = FleetConfig(heartbeat_s=0.3, lease_s=float(sys.argv[2]), poll_s=0.02, tend_s=0.05, retry_s=0.05)

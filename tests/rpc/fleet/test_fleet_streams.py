@@ -218,8 +218,8 @@ def test_outcomes_wait_for_a_locked_database(tmp_path, open_database, start, con
 
 
 def test_one_outcome_that_meets_a_bug_does_not_hold_up_others(server, agent, jobs, monkeypatch, caplog):
-    from milliseek.rpc import fleet_records
-    from milliseek.rpc.outcomes import store_outcomes
+    from milliseek.rpc.fleet.dispatcher import records as fleet_records
+    from milliseek.rpc.fleet.outcomes import store_outcomes
 
     bad, good = agent(server, "bad").ready(), agent(server, "good").ready()
 
@@ -241,7 +241,7 @@ def test_one_outcome_that_meets_a_bug_does_not_hold_up_others(server, agent, job
 
 @on_each
 def test_a_cleaned_queue_keeps_what_is_young(server, database, jobs, agent, monkeypatch):
-    from milliseek.rpc.fleet_records import FleetRecords
+    from milliseek.rpc.fleet.records import FleetRecords
 
     board = agent(server).ready()
     (old,) = jobs.put(data=b"old")
@@ -271,7 +271,7 @@ def test_a_stream_that_is_silent_keeps_no_leases(start, database, config, agent,
 
 def test_a_clock_that_is_set_costs_nobody_a_job(start, database, config, agent, jobs, monkeypatch, until):
     from milliseek.db import jobs as queries
-    from milliseek.rpc import fleet
+    from milliseek.rpc.fleet.dispatcher import dispatcher as fleet
 
     told = []
     board = agent(start(database, replace(config, lease_s=1.0, on_expired=told.append))).ready()

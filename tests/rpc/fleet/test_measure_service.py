@@ -14,10 +14,10 @@ from milliseek.db.jobs import list_jobs
 from milliseek.db.tokens import create_token
 from milliseek.errors import ServiceError
 from milliseek.kernels.onnx.quantise import quantise_for_timing
-from milliseek.predictors.networks import store_network
-from milliseek.rpc.access import Access
-from milliseek.rpc.live_tokens import LiveTokens
-from milliseek.rpc.submissions import Submissions
+from milliseek.predictors.networks.files import store_network
+from milliseek.rpc.access.access import Access
+from milliseek.rpc.access.live_tokens import LiveTokens
+from milliseek.rpc.fleet.submissions import Submissions
 from milliseek.rpc.v1 import measure_pb2, measure_pb2_grpc
 
 TARGET = "pi4-kitchen/onnxruntime/fp32"

@@ -1,0 +1,1 @@
+"""The agent: a machine that takes measuring jobs from a latency service."""

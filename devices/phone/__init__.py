@@ -1,0 +1,1 @@
+"""Phones behind adb: found, described, and measured with LiteRT's own tool."""

@@ -1,0 +1,1 @@
+"""What runs models: the role of a runtime, ONNX Runtime and LiteRT."""

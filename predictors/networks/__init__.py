@@ -1,0 +1,1 @@
+"""From a file or a space to the kernels that a target runs."""

@@ -1,0 +1,1 @@
+"""From measurements to a predictor, and whether it still holds."""

@@ -1,0 +1,1 @@
+"""Predictors in the database: versions, files for other machines, pictures."""

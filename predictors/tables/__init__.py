@@ -1,0 +1,1 @@
+"""Devices that are known from tables of latencies alone."""

@@ -1,0 +1,1 @@
+"""Who reaches the service, and how: addresses, certificates, tokens and scopes."""

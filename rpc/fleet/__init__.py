@@ -1,0 +1,1 @@
+"""DeviceService and MeasureService: agents, their jobs, and what becomes of them."""
