@@ -4,7 +4,8 @@
 
 For each target: quality tables, evolution, and at each of its latencies the best of 500 random subnets by predicted
 quality from the evolved space and from every hand-made one; each is trained alone for the same steps and its INT8 file
-measured. Everything is kept in the database: the same command goes on where it was interrupted.
+measured. Evolved spaces are also scored on the targets that they were not evolved for. Everything is kept in the
+database: the same command goes on where it was interrupted.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from milliseek.client import Client
 from milliseek.db.engine import Database
 from milliseek.errors import InvalidInput, NotFound, NotReady
 from milliseek.nas.design.latency_budgets import default_budgets_ms
+from milliseek.nas.design.score import Scorer
 from milliseek.nas.design.score_tables import MeasuredTables
 from milliseek.nas.design.scorers import make_scorer
 from milliseek.nas.design.space_design import SpacePlan, best_space, design_space
@@ -85,8 +87,8 @@ def designs(
     pictures: Pictures,
     table: QualityTable,
     options: argparse.Namespace,
-) -> tuple[dict[str, Space], dict[str, float], tuple[float, ...], dict[float, dict[str, PredictedSubnet]]]:
-    """Spaces by name, their scores, the constraints, and for each of these the network of every space that has one."""
+) -> tuple[Scorer, dict[str, Space], dict[float, dict[str, PredictedSubnet]]]:
+    """What scores spaces, spaces by name, and for each constraint in ms the network of every space that has one."""
     lookup = LatencyLookup(client.latency_table(hyperspace.name, target.name))
     limits = tuple(options.constraints or default_budgets_ms(hyperspace, lookup, options.seed)[: options.latencies])
     plan = SpacePlan(
@@ -113,7 +115,17 @@ def designs(
                 told(f"{name} has no network at {limit:g} ms: {error.message}")
                 continue
             chosen[limit][name] = min(found, key=lambda each: each.nsr)
-    return spaces, {name: scorer.score(space).score for name, space in spaces.items()}, limits, chosen
+    return scorer, spaces, chosen
+
+
+def described(name: str, chosen: PredictedSubnet) -> dict[str, Any]:
+    """What is known of a network before it is trained."""
+    return {
+        "name": name,
+        "subnet": chosen.subnet.encoding,
+        "nsr": chosen.nsr,
+        "predicted_ms": chosen.latency_ms,
+    }
 
 
 def compared(
@@ -137,10 +149,7 @@ def compared(
         gain = trained[EVOLVED].right.astype(float) - trained[name].right if EVOLVED in trained else None
         rows.append(
             {
-                "name": name,
-                "subnet": each.subnet.encoding,
-                "nsr": each.nsr,
-                "predicted_ms": each.latency_ms,
+                **described(name, each),
                 "measured_ms": measurement.latency_ms,
                 "disturbed": measurement.disturbed,
                 "top1": trained[name].top1,
@@ -187,12 +196,15 @@ def main() -> None:
     parser.add_argument("--evaluations", type=int, default=5000)
     parser.add_argument("--samples", type=int, default=500)
     parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--design-only", action="store_true", help="train no networks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--networks", type=Path, help="JSON of all networks, for milliseek proxies check")
     options = parser.parse_args()
     hyperspace, pictures = hyperspace_option(options.hyperspace), parse_data(options.data)
     database = Database.open(f"sqlite:///{options.db.absolute()}")
     figures: dict[str, Any] = {}
+    scorers: dict[str, Scorer] = {}
+    evolved: dict[str, Space] = {}
     try:
         targets = [device_target(database, target) for target in options.target or TARGETS]
         predictors = [profiled(database, target, hyperspace, 60 * options.profile_minutes) for target in targets]
@@ -204,25 +216,33 @@ def main() -> None:
         ):
             for target, predictor in zip(targets, predictors, strict=True):
                 told(f"designing for {target.name}")
-                spaces, scores, limits, chosen = designs(database, client, target, hyperspace, pictures, table, options)
-                rows = [compared(database, target, pictures, chosen[limit], options) for limit in limits]
+                scorer, spaces, chosen = designs(database, client, target, hyperspace, pictures, table, options)
+                scorers[target.name], evolved[target.name] = scorer, spaces[EVOLVED]
+                if options.design_only:
+                    rows = [[described(name, each) for name, each in found.items()] for found in chosen.values()]
+                else:
+                    rows = [compared(database, target, pictures, found, options) for found in chosen.values()]
                 figures[target.name] = {
                     "predictor": predictor,
                     "spaces": {
                         name: {
                             "space": space.encoding,
                             "blocks": [hyperspace.blocks[block].name for block in space.blocks],
-                            "score": scores[name],
+                            "score": scorer.score(space).score,
                         }
                         for name, space in spaces.items()
                     },
                     "latencies": [
-                        {"constraint_ms": limit, "networks": each} for limit, each in zip(limits, rows, strict=True)
+                        {"constraint_ms": limit, "networks": each} for limit, each in zip(chosen, rows, strict=True)
                     ],
-                    "equal_accuracy": equal_accuracy(rows),
+                    "equal_accuracy": [] if options.design_only else equal_accuracy(rows),
                 }
     finally:
         database.close()
+    for name, scorer in scorers.items():
+        figures[name]["score_of_space_evolved_for"] = {
+            other: scorer.score(space).score for other, space in evolved.items()
+        }
     if options.networks:
         rows = [row for found in figures.values() for each in found["latencies"] for row in each["networks"]]
         listed = [{"subnet": row["subnet"], "top1": row["top1"]} for row in rows]

@@ -8,7 +8,8 @@ import pytest
 
 from milliseek.devices.processes.child import Child
 from milliseek.errors import InvalidInput
-from milliseek.predictors.networks.files import ModelForm, model_reader, outline, sample_networks
+from milliseek.predictors.networks import model_reader
+from milliseek.predictors.networks.files import ModelForm, outline, sample_networks
 from milliseek.predictors.networks.model_reader import ModelReader
 from milliseek.spaces.hyperspace import HYPERSPACES
 
