@@ -14,7 +14,8 @@ from grpc_reflection.v1alpha import reflection_pb2
 from milliseek.db import tokens as table
 from milliseek.db.engine import Database
 from milliseek.errors import PermissionDenied, StorageError, Unauthenticated
-from milliseek.rpc.access.access import Access, auth
+from milliseek.rpc.access import auth
+from milliseek.rpc.access.access import Access
 from milliseek.rpc.access.auth import METHOD_SCOPES, Caller
 from milliseek.rpc.access.live_tokens import LiveTokens
 from milliseek.rpc.server import InProcessServer

@@ -271,7 +271,7 @@ def test_a_stream_that_is_silent_keeps_no_leases(start, database, config, agent,
 
 def test_a_clock_that_is_set_costs_nobody_a_job(start, database, config, agent, jobs, monkeypatch, until):
     from milliseek.db import jobs as queries
-    from milliseek.rpc.fleet.dispatcher import dispatcher as fleet
+    from milliseek.rpc.fleet import dispatcher as fleet
 
     told = []
     board = agent(start(database, replace(config, lease_s=1.0, on_expired=told.append))).ready()
