@@ -25,6 +25,7 @@ from ..training.fake_quant import ActivationSampler, FakeQuantisation
 from .quality_rows import QualityRow
 from .teacher import read_features
 
+LEAST_TRAINED = 8
 HELD_OUT = 64
 """Pictures at the end of the features on which rows are measured, never trained on."""
 DRAWS = 30
@@ -39,7 +40,9 @@ class CellTask:
 
     `stage` counts searched stages from 0; `features` is a folder of `teacher.write_features`; `samples` different rows
     are made per window and resolution, fewer where there are not so many sub-stages. A pass trains on about `positions`
-    spatial positions, so that late, small stages see more pictures than early, large ones.
+    spatial positions, so that late, small stages see more pictures than early, large ones, and on `LEAST_TRAINED`
+    pictures at least. Many small steps teach more than few large ones: after 50 s on one core the last stage of small32
+    had a mean NSR of 0.78, 0.62 and 0.52 (mbv2) and of 1.83, 1.41 and 1.20 (resnet) with 2048, 1024 and 512 positions.
     """
 
     hyperspace: Hyperspace
@@ -50,7 +53,7 @@ class CellTask:
     quantised_budget: Budget
     samples: int = 6
     weight_bits: int = 8
-    positions: int = 2048
+    positions: int = 512
     learning_rate: float = 5e-3
     seed: int = 0
     device: str = "cpu"
@@ -180,7 +183,7 @@ class _Cell:
             count = min(reserved, max(16, 4 * self.task.positions // hw**2))
             index = np.arange(total - count, total)
         else:
-            count = min(total - reserved, max(8, self.task.positions // hw**2))
+            count = min(total - reserved, max(LEAST_TRAINED, self.task.positions // hw**2))
             index = self.rng.choice(total - reserved, count, replace=False)
         x, target = (torch.from_numpy(maps[index]).to(self.task.device).float() for maps in (inputs, outputs))
         return x, target.sub_(self.mean).div_(self.spread)
