@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 from common import report
-from trained_alone import Trained, interval, recipe, train_alone
+from trained_alone import Trained, interval, recipe, train_alone, train_side_by_side
 
 from milliseek.cli.options import hyperspace_option
 from milliseek.client import Client
@@ -138,7 +138,6 @@ def compared(
     """Networks of one latency: trained, measured, and what the evolved one is better by."""
     trained: dict[str, Trained] = {}
     for name, each in chosen.items():
-        told(f"training {name} for {target.name}: {each.subnet.encoding}")
         trained[name] = train_alone(
             database, each.subnet, pictures, recipe(options.steps, target.weight_bits, options.seed)
         )
@@ -201,7 +200,8 @@ def main() -> None:
     parser.add_argument("--networks", type=Path, help="JSON of all networks, for milliseek proxies check")
     options = parser.parse_args()
     hyperspace, pictures = hyperspace_option(options.hyperspace), parse_data(options.data)
-    database = Database.open(f"sqlite:///{options.db.absolute()}")
+    url = f"sqlite:///{options.db.absolute()}"
+    database = Database.open(url)
     figures: dict[str, Any] = {}
     scorers: dict[str, Scorer] = {}
     evolved: dict[str, Space] = {}
@@ -221,6 +221,10 @@ def main() -> None:
                 if options.design_only:
                     rows = [[described(name, each) for name, each in found.items()] for found in chosen.values()]
                 else:
+                    networks = [each.subnet for found in chosen.values() for each in found.values()]
+                    told(f"training {len(networks)} networks for {target.name}")
+                    plan = recipe(options.steps, target.weight_bits, options.seed)
+                    train_side_by_side(url, options.data, networks, plan)
                     rows = [compared(database, target, pictures, found, options) for found in chosen.values()]
                 figures[target.name] = {
                     "predictor": predictor,
