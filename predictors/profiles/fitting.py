@@ -20,7 +20,7 @@ from ..models.report import CurvePoint, Report, TestedKernel, TestedNetwork
 from ..targets import DeviceTarget
 from .drift import select_references
 
-MIN_KERNELS = 30
+MIN_KERNELS, MIN_KERNELS_ADAPTED = 30, 5
 HELD_OUT_SHARE = 0.1
 FOLDS = 4
 
@@ -51,16 +51,17 @@ def fit_predictor(
     curve: Sequence[CurvePoint] = (),
     fit: Fit = fit_kernel_model,
     pull: float = PULL,
+    min_kernels: int = MIN_KERNELS,
 ) -> tuple[Predictor, dict[str, Any]]:
     """A predictor and its held-out accuracy, from kernels in milliseconds and whole networks.
 
     `uses` counts the networks of the pool that have a kernel; `pull` is that of the correction. Raises
-    MeasurementError when there is too little.
+    MeasurementError when there is too little: fewer than `min_kernels` to train on, or than `MIN_NETWORKS`.
     """
     train = {kernel: latency_ms for kernel, latency_ms in measured.items() if not is_held_out(kernel)}
-    if len(train) < MIN_KERNELS and fit is fit_kernel_model:
+    if len(train) < min_kernels:
         raise MeasurementError(
-            f"Only {len(train)} kernels could be measured on {target.name} undisturbed; {MIN_KERNELS} are needed.",
+            f"Only {len(train)} kernels could be measured on {target.name} undisturbed; {min_kernels} are needed.",
             "Give a longer --budget, and stop other programs on that machine.",
         )
     if len(networks) < MIN_NETWORKS:

@@ -34,6 +34,7 @@ from ..stored.versions import PredictorVersion
 from ..targets import DeviceTarget, open_device
 from .fitting import (
     MIN_KERNELS,
+    MIN_KERNELS_ADAPTED,
     CalibrationNetwork,
     Fit,
     fit_predictor,
@@ -57,6 +58,8 @@ BATCHES = 8
 BUSY_FACTOR, BUSY_EXTRA_S = 2.0, 120.0
 """On a busy machine most visits are disturbed: until there is enough, profiling may take this much in all."""
 ENOUGH_KERNELS = 45
+NEVER_QUIET = 3.0
+"""Worth of visiting a kernel again of which all visits were disturbed; 1 where there was one undisturbed visit."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +119,13 @@ def profile(
         on_progress=on_progress,
     )
     fit: Fit = partial(fit_kernel_model, seed=seed)
-    pull = PULL
+    # A narrow space has few kernels in all: half of them will do.
+    pull, min_kernels = PULL, min(MIN_KERNELS, sum(not is_held_out(kernel) for kernel in pool.uses) // 2)
     if base is not None and isinstance(base.predictor.kernel_model, KernelModel):
-        fit, pull = partial(adapt, base.predictor.kernel_model), PULL_ADAPTED
+        fit, pull, min_kernels = partial(adapt, base.predictor.kernel_model), PULL_ADAPTED, MIN_KERNELS_ADAPTED
     networks = run.measure(pool, fit, max_kernels)
     on_progress("fitting", 1, 1)
-    predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit, pull)
+    predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit, pull, min_kernels)
     return _store(database, target, predictor, held_out, run, len(networks))
 
 
@@ -182,11 +186,10 @@ class _Run:
             self._visit_networks(measurer, candidates, self.plan.at(0.2))
             self._visit_new_kernels(measurer, pool, fit, self.plan.at(FIRST_PASS), max_kernels)
             self._visit_networks(measurer, candidates, self.plan.at(0.4))
-            self._visit_again(measurer, self.plan.at(0.75))
+            self._visit_again(measurer, pool, self.plan.at(0.75))
             for _ in range(MORE_ROUNDS):
                 self._visit_networks(measurer, candidates, self.plan.deadline)
-            if max_kernels is None:
-                self._visit_again(measurer, self.plan.deadline)
+            self._visit_again(measurer, pool, self.plan.deadline)
             return [
                 CalibrationNetwork(c.name, c.family, c.kernels or self._split(device, c), tuple(visits))
                 for c in candidates
@@ -215,7 +218,8 @@ class _Run:
         return tuple(use.kernel for use in split_network(device, self._model(candidate).data))
 
     def _visit_networks(self, measurer: Measurer, candidates: Sequence[Candidate], until: float) -> None:
-        for candidate in candidates:
+        # Fewest visits first: a pass that ran out of time is taken up where it ended.
+        for candidate in sorted(candidates, key=lambda each: len(self._visits[each.name])):
             if self.plan.spent(until, enough=sum(map(bool, self._visits.values())) >= ENOUGH_NETWORKS):
                 return
             self._show("measuring networks")
@@ -232,7 +236,9 @@ class _Run:
         self, measurer: Measurer, pool: Pool, fit: Fit, until: float, max_kernels: int | None
     ) -> None:
         known = self._kernel_visits()
-        left = [kernel for kernel in pool.in_order(self.rng) if kernel not in known][:max_kernels]
+        left = [kernel for kernel in pool.in_order(self.rng) if kernel not in known]
+        if max_kernels is not None:
+            left = left[: max(0, max_kernels - len(known))]
         started = time.monotonic()
         for batch in range(1, BATCHES + 1):
             before = set(measurer.visited)
@@ -257,11 +263,12 @@ class _Run:
             self.curve.append(CurvePoint(self.plan.elapsed, trained_on, figures["within_5"], figures["within_10"]))
             self._accuracy = f": {100 * figures['within_10']:.0f} % within 10 %"
 
-    def _visit_again(self, measurer: Measurer, until: float) -> None:
-        """Further visits: of kernels with fewest visits first, of those with two or more where these disagree."""
+    def _visit_again(self, measurer: Measurer, pool: Pool, until: float) -> None:
+        """Further visits: of kernels with fewest undisturbed visits first, of others where their visits disagree."""
         visits = self._kernel_visits()
-        kernels = [kernel for kernel in visits if kernel.hash not in measurer.failures]
-        doubt = np.array([_doubt(visits[kernel]) for kernel in kernels])
+        disturbed = [kernel for kernel in pool.uses if kernel.hash in measurer.visited and kernel not in visits]
+        kernels = [kernel for kernel in (*disturbed, *visits) if kernel.hash not in measurer.failures]
+        doubt = np.array([_doubt(visits.get(kernel, ())) for kernel in kernels])
         self._visit_kernels(measurer, [kernels[i] for i in drawn_order(doubt, self.rng)], until)
 
     def _visit_kernels(self, measurer: Measurer, kernels: Sequence[Kernel], until: float) -> None:
@@ -289,7 +296,12 @@ class _Run:
 
 
 def _doubt(visits_ms: Sequence[float]) -> float:
-    """How much another visit of a kernel is worth: much after a single one, else as far as the lowest two differ."""
+    """How much another visit of a kernel is worth: most before the first undisturbed one, much before the second.
+
+    After that, as much as the lowest two differ.
+    """
+    if not visits_ms:
+        return NEVER_QUIET
     if len(visits_ms) < 2:
         return 1.0
     lowest, second = sorted(visits_ms)[:2]

@@ -8,9 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from milliseek.errors import MeasurementError
 from milliseek.predictors.models.kernel_model import fit_kernel_model
 from milliseek.predictors.profiles import profiling
-from milliseek.predictors.profiles.pool import Pool
+from milliseek.predictors.profiles.fitting import fit_predictor
+from milliseek.predictors.profiles.pool import Candidate, Pool
 
 
 class Clock:
@@ -24,10 +26,11 @@ class Clock:
 
 
 class SlowDevice:
-    """Stands for a Measurer: every visit takes one second."""
+    """Stands for a Measurer: every visit takes one second, and the first ones of some kernels are disturbed."""
 
-    def __init__(self, clock: Clock) -> None:
+    def __init__(self, clock: Clock, disturbed_first: frozenset = frozenset()) -> None:
         self.clock = clock
+        self.disturbed_first = disturbed_first
         self.visited: set[str] = set()
         self.quiet: set[str] = set()
         self.failures: dict[str, str] = {}
@@ -38,21 +41,78 @@ class SlowDevice:
             if not goes_on():
                 return
             self.clock.now += 1
+            first = kernel.hash not in self.visited
             self.visited.add(kernel.hash)
-            self.quiet.add(kernel.hash)
-            self.visits[kernel] = [1e-3 * kernel.inputs[0].shape[1] ** 2]
             on_visit(len(self.visited))
+            if first and kernel in self.disturbed_first:
+                continue
+            self.quiet.add(kernel.hash)
+            self.visits.setdefault(kernel, []).append(1e-3 * kernel.inputs[0].shape[1] ** 2)
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(profiling, "time", SimpleNamespace(monotonic=clock.monotonic))
+    return clock
+
+
+def run_of(seconds: float, device: SlowDevice, monkeypatch) -> profiling._Run:
+    run = profiling._Run(None, None, profiling._Plan(seconds), None, np.random.default_rng(0), lambda *_: None)
+    monkeypatch.setattr(run, "_kernel_visits", lambda: device.visits)
+    return run
+
+
+def pool_of(kernels: list) -> Pool:
+    return Pool(Counter(kernels), dict.fromkeys(kernels, 1.0))
 
 
 @pytest.mark.parametrize("seconds", [60, 100, 400])
-def test_a_slow_first_batch_does_not_end_the_first_pass(monkeypatch, make, seconds):
-    clock = Clock()
-    monkeypatch.setattr(profiling, "time", SimpleNamespace(monotonic=clock.monotonic))
+def test_a_slow_first_batch_does_not_end_the_first_pass(monkeypatch, make, clock, seconds):
     device = SlowDevice(clock)
-    run = profiling._Run(None, None, profiling._Plan(seconds), None, np.random.default_rng(0), lambda *_: None)
-    monkeypatch.setattr(run, "_kernel_visits", lambda: device.visits)
+    run = run_of(seconds, device, monkeypatch)
     kernels = [make.qconv(8 * c, 8 * c, hw) for c in range(1, 31) for hw in range(7, 27)]
-    pool = Pool(Counter(kernels), dict.fromkeys(kernels, 1.0))
-    run._visit_new_kernels(device, pool, fit_kernel_model, run.plan.deadline, None)
+    run._visit_new_kernels(device, pool_of(kernels), fit_kernel_model, run.plan.deadline, None)
     assert clock.now == pytest.approx(run.plan.deadline, abs=1)
     assert len(device.visited) == clock.now
+
+
+def test_a_kernel_whose_first_visit_was_disturbed_is_visited_again(monkeypatch, make, clock):
+    kernels = [make.qconv(8 * c, 8 * c, 14) for c in range(1, 41)]
+    device = SlowDevice(clock, frozenset(kernels[::2]))
+    run = run_of(1000, device, monkeypatch)
+    pool = pool_of(kernels)
+    run._visit_new_kernels(device, pool, fit_kernel_model, run.plan.deadline, None)
+    assert set(device.visits) == set(kernels[1::2])
+    run._visit_again(device, pool, run.plan.deadline)
+    assert set(device.visits) == set(kernels)
+
+
+def test_a_limit_of_kernels_counts_those_of_an_interrupted_run(monkeypatch, make, clock):
+    kernels = [make.qconv(8 * c, 8 * c, 14) for c in range(1, 41)]
+    device = SlowDevice(clock)
+    device.visits = {kernel: [1.0] for kernel in kernels[:7]}
+    run = run_of(1000, device, monkeypatch)
+    run._visit_new_kernels(device, pool_of(kernels), fit_kernel_model, run.plan.deadline, 10)
+    assert len(device.visits) == 10
+
+
+def test_networks_with_fewest_visits_come_first(monkeypatch, clock):
+    visited: list[str] = []
+
+    def visit(model, name: str) -> SimpleNamespace:
+        clock.now += 1
+        visited.append(name)
+        return SimpleNamespace(disturbed=name == "b", latency_ms=1.0)
+
+    run = run_of(100, SlowDevice(clock), monkeypatch)
+    candidates = [Candidate(name, "family", lambda: None) for name in "abcdefgh"]
+    measurer = SimpleNamespace(measure_network=visit)
+    run._visit_networks(measurer, candidates, 7.0)
+    run._visit_networks(measurer, candidates, 12.0)
+    assert "".join(visited) == "abcdefg" + "bhacd"
+
+
+def test_too_few_kernels_make_no_predictor():
+    with pytest.raises(MeasurementError, match="Only 0 kernels could be measured on here undisturbed; 5 are needed"):
+        fit_predictor(SimpleNamespace(name="here"), {}, [], Counter(), min_kernels=5)
