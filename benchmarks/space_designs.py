@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 from common import report
+from fronts import compared_with
 from trained_alone import Trained, interval, recipe, train_alone, train_side_by_side
 
 from milliseek.cli.options import hyperspace_option
@@ -160,23 +161,15 @@ def compared(
     return rows
 
 
-def equal_accuracy(latencies: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """Milliseconds that the evolved space's networks need for the top-1 of each hand-made one, between two of its own.
-
-    None where that accuracy lies outside of what its networks reach.
-    """
-    own = sorted((row["top1"], row["measured_ms"]) for rows in latencies for row in rows if row["name"] == EVOLVED)
-    if not own:
-        return []
-    accuracies, ms = zip(*own, strict=True)
-    found = []
-    for row in (row for rows in latencies for row in rows if row["name"] != EVOLVED):
-        within = accuracies[0] <= row["top1"] <= accuracies[-1]
-        needed = float(np.interp(row["top1"], accuracies, ms)) if within else None
-        found.append(
-            {"name": row["name"], "top1": row["top1"], "measured_ms": row["measured_ms"], "evolved_needs_ms": needed}
-        )
-    return found
+def at_equals(latencies: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Each hand-made network against the evolved space's, at its measured milliseconds and at its top-1."""
+    rows = [row for found in latencies for row in found]
+    own = [(row["measured_ms"], row["top1"]) for row in rows if row["name"] == EVOLVED]
+    return [
+        {"name": row["name"], **compared_with(own, row["measured_ms"], row["top1"])}
+        for row in rows
+        if row["name"] != EVOLVED
+    ]
 
 
 def main() -> None:
@@ -221,7 +214,7 @@ def main() -> None:
                 if options.design_only:
                     rows = [[described(name, each) for name, each in found.items()] for found in chosen.values()]
                 else:
-                    networks = [each.subnet for found in chosen.values() for each in found.values()]
+                    networks = list(dict.fromkeys(each.subnet for found in chosen.values() for each in found.values()))
                     told(f"training {len(networks)} networks for {target.name}")
                     plan = recipe(options.steps, target.weight_bits, options.seed)
                     train_side_by_side(url, options.data, networks, plan)
@@ -239,7 +232,7 @@ def main() -> None:
                     "latencies": [
                         {"constraint_ms": limit, "networks": each} for limit, each in zip(chosen, rows, strict=True)
                     ],
-                    "equal_accuracy": [] if options.design_only else equal_accuracy(rows),
+                    "evolved_at_equals": [] if options.design_only else at_equals(rows),
                 }
     finally:
         database.close()

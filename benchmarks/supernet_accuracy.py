@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from common import report
+from fronts import compared_with
 
 from milliseek.db.engine import Database
 from milliseek.nas.pictures.data import Pictures, parse_data
@@ -101,6 +102,7 @@ def alone(pictures: Pictures, subnet: Subnet, trained: dict[str, Any], options: 
         weight_bits=trained["weight_bits"],
         batch=options.batch,
         augmentation=options.augment,
+        dropout=0.0,  # in the supernet only the largest network has it
         seed=options.seed,
         precision=trained["precision"],
     )
@@ -114,6 +116,20 @@ def alone(pictures: Pictures, subnet: Subnet, trained: dict[str, Any], options: 
         "steps": trained["steps"],
         "top1": top1(network, subnet, statistics, pictures, "test"),
     }
+
+
+def at_equals(figures: dict[str, Any], target: str) -> list[dict[str, float | None]]:
+    """Each subnet of the space that is compared with against those of the first one, measured on a target."""
+    form = "tflite" if "/litert" in target else "onnx"
+
+    def measured_ms(row: dict[str, Any]) -> float:
+        of = target.removeprefix("local")  # which the command spells out
+        return next(float(ms) for name, ms in row[form]["measured_ms"].items() if name.endswith(of))
+
+    own, other = (
+        [(measured_ms(row), row[form]["top1"]) for row in figures[role]["subnets"]] for role in ("space", "against")
+    )
+    return [compared_with(own, ms, reached) for ms, reached in other]
 
 
 def main() -> None:
@@ -154,6 +170,8 @@ def main() -> None:
     middle = figures["space"]["subnets"][len(figures["space"]["subnets"]) // 2]
     figures["alone"] = alone(pictures, Subnet.decode(middle["subnet"]), figures["space"]["supernet"], options)
     figures["points_from_alone"] = 100 * (middle["top1_fake_quant"] - figures["alone"]["top1"])
+    if options.against:
+        figures["against_at_equals"] = at_equals(figures, options.target[0])
     report("supernet_accuracy", {"data": options.data, "budget": options.budget, **figures})
 
 

@@ -57,7 +57,7 @@ def train_side_by_side(url: str, data: str, subnets: Sequence[Subnet], plan: Rec
     """Trained to the end, or as far as an interruption lets them; on a CPU one to a core, which is faster."""
     workers = 1 if choose_device("auto").type != "cpu" else psutil.cpu_count(logical=False) or 1
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(subnets)), context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(max(1, min(workers, len(subnets))), context, torch.set_num_threads, (1,)) as pool:
         for done in [pool.submit(_train_in_process, url, data, subnet.encoding, plan) for subnet in subnets]:
             done.result()
 

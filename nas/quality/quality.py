@@ -22,12 +22,17 @@ from ...spaces.elastic import FLOAT, ElasticLayers, Numerics, StageFragment
 from ...spaces.hyperspace import Hyperspace
 from ..training.budget import Budget, Meter, cosine
 from ..training.fake_quant import ActivationSampler, FakeQuantisation
+from ..training.memory import keep_freed_memory
 from .quality_rows import QualityRow
 from .teacher import read_features
 
 LEAST_TRAINED = 8
 HELD_OUT = 64
 """Pictures at the end of the features on which rows are measured, never trained on."""
+MEASURED_POSITIONS, LEAST_MEASURED = 4096, 16
+"""Rows are measured on so many spatial positions at the largest resolution, on the same pictures at all of them."""
+REHEARSED = 4
+"""Steps that are timed. Each draws other shapes, which are slow the first time."""
 DRAWS = 30
 """Draws for each different sub-stage that is wanted."""
 SIGNAL_PICTURES = 256
@@ -128,6 +133,7 @@ def distill_cell(task: CellTask) -> list[QualityRow]:
     budgets are given in steps.
     """
     torch.set_num_threads(1)
+    keep_freed_memory()
     cell = _Cell(task)
     cell.train(task.float_budget)
     cell.quantise()
@@ -138,20 +144,20 @@ def distill_cell(task: CellTask) -> list[QualityRow]:
 def rehearse_cell(task: CellTask) -> CellCost:
     """What the steps and rows of a cell take in a process like that of `distill_cell`."""
     torch.set_num_threads(1)
-    cell, step = _Cell(task), Budget(steps=1)
-    cell.train(step)  # the first one of all is slow
-    float_s = _seconds(lambda: cell.train(step))
+    keep_freed_memory()
+    cell, steps = _Cell(task), Budget(steps=REHEARSED)
+    cell.train(steps)
+    float_s = cell.seconds(lambda: cell.train(steps)) / REHEARSED
     cell.quantise()
-    quantised_s = _seconds(lambda: cell.train(step))
-    extremes = [(resolution, choices) for resolution in task.hyperspace.resolutions for choices in cell.extremes]
-    row_s = _seconds(lambda: [cell.nsr(*each) for each in extremes]) / len(extremes)
+    cell.train(Budget(steps=1))
+    quantised_s = cell.seconds(lambda: cell.train(steps)) / REHEARSED
+    drawn = [
+        (resolution, draw_choices(cell.fragment, cell.fragment.widths, cell.rng))
+        for resolution in task.hyperspace.resolutions
+        for _ in range(2)
+    ]
+    row_s = cell.seconds(lambda: [cell.nsr(*each) for each in drawn]) / len(drawn)
     return CellCost(float_s, quantised_s, row_s)
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 class _Cell:
@@ -175,13 +181,22 @@ class _Cell:
     def numerics(self) -> Numerics:
         return self.quantised or FLOAT
 
+    def seconds(self, work: Callable[[], object]) -> float:
+        """What `work` takes, on a GPU until that has done it."""
+        started = time.perf_counter()
+        work()
+        if self.mean.is_cuda:
+            torch.cuda.synchronize(self.mean.device)
+        return time.perf_counter() - started
+
     def _pictures(self, resolution: int, *, held_out: bool) -> tuple[Tensor, Tensor]:
         """Stage inputs and outputs of pictures for one pass."""
         inputs, outputs = (maps[resolution] for maps in (self.features.inputs, self.features.outputs))
         total, hw = inputs.shape[0], inputs.shape[2]
         reserved = min(HELD_OUT, total // 4)
         if held_out:
-            count = min(reserved, max(16, 4 * self.task.positions // hw**2))
+            largest = max(each.shape[2] for each in self.features.inputs.values())
+            count = min(reserved, max(LEAST_MEASURED, MEASURED_POSITIONS // largest**2))
             index = np.arange(total - count, total)
         else:
             count = min(total - reserved, max(LEAST_TRAINED, self.task.positions // hw**2))

@@ -122,6 +122,8 @@ def cell_tasks(
                 plan.quantised_budget,
                 samples=plan.samples,
                 weight_bits=plan.weight_bits,
+                positions=plan.positions,
+                learning_rate=plan.learning_rate,
                 seed=plan.seed,
             )
             for stage, block in cells

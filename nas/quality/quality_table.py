@@ -19,7 +19,7 @@ class QualityPlan:
     """What the students of a teacher are asked: the budgets of one cell, in fp32 and fake-quantised.
 
     `samples` rows are made for each window and resolution of a cell, of different sub-stages; `pictures` is the number
-    of training pictures that students learn from.
+    of training pictures that students learn from; `positions` and `learning_rate` are those of a `CellTask`.
     """
 
     float_budget: Budget
@@ -28,6 +28,8 @@ class QualityPlan:
     pictures: int = 512
     weight_bits: int = 8
     seed: int = 0
+    positions: int = 512
+    learning_rate: float = 1e-2
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from ...spaces.hyperspace import Hyperspace
 from ..pictures.data import Batches, Pictures, SplitName, plain_batches, resize
 from ..training.budget import Budget, Meter, cosine
+from ..training.memory import keep_freed_memory
 
 FEATURE_BYTES = 2 << 30
 """Features of all stages that are kept in files while a quality table is made."""
@@ -109,6 +110,7 @@ def train_teacher(
     report: Callable[[float], None] = lambda _: None,
 ) -> Teacher:
     """Train a teacher on the pictures at all resolutions of the hyperspace; `report` gets the progress, 0 to 1."""
+    keep_freed_memory()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         teacher = Teacher(hyperspace, len(pictures.classes)).to(device)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ...errors import InvalidInput
 from ...spaces.space import Space, Subnet, extreme_subnet, random_subnet
-from ..pictures.data import Batches, Pictures, plain_batches
+from ..pictures.data import Batches, Pictures
 from .budget import Meter, cosine
 from .losses import adaptive_alpha_divergence
 from .processes import Processes
@@ -219,9 +219,12 @@ class SupernetTraining:
 
     @torch.no_grad()
     def _losses(self, subnets: Sequence[Subnet]) -> list[float]:
-        """Cross-entropies on the first validation pictures, normalised by their own statistics."""
-        x, labels = next(iter(plain_batches(self.pictures, "val", SCORED_PICTURES)))
-        labels = labels.to(self.processes.device)
+        """Cross-entropies on some training pictures, normalised by their own statistics."""
+        train = self.pictures.train
+        rng = np.random.default_rng((self.recipe.seed, 4))
+        chosen = rng.choice(len(train), min(SCORED_PICTURES, len(train)), replace=False)
+        x = self.pictures.tensor(train.pixels[chosen])
+        labels = torch.from_numpy(train.labels[chosen]).to(self.processes.device)
         return self.processes.agreed([float(F.cross_entropy(self._logits(each, x), labels)) for each in subnets])
 
     def _start_quantisation(self) -> None:

@@ -21,8 +21,11 @@ from .recipe import Recipe
 from .supernet import Supernet
 from .supernet_training import StepReport, SupernetTraining, trained_supernet
 
-CHECKPOINT_SECONDS = 15.0
-"""Seconds of training that a crash can cost at most; there is a checkpoint after every epoch and phase too."""
+CHECKPOINT_SECONDS, CHECKPOINT_SHARE = 15.0, 0.02
+"""Seconds between checkpoints, longer where writing one would take more than that share of the time.
+
+There is one after every epoch and phase too.
+"""
 
 FINISHED = "finished"
 
@@ -55,15 +58,17 @@ def train_supernet(
         if training.supernet.only != only:
             raise InvalidInput(f"'{name}' was begun with another choice of subnets.", "Give it another name.")
     on_step(training, None)
-    saved_at, saved = time.monotonic(), (training.epoch, training.phase)
+    saved_at, saved, writing_s = time.monotonic(), (training.epoch, training.phase), 0.0
     while not training.finished:
         report = training.step()
         on_step(training, report)
         place = (training.epoch, training.phase)
-        due = place != saved or time.monotonic() - saved_at >= CHECKPOINT_SECONDS
+        now = time.monotonic()
+        due = place != saved or now - saved_at >= max(CHECKPOINT_SECONDS, writing_s / CHECKPOINT_SHARE)
         if processes.leads and due:
             _save(database, name, training)
             saved_at, saved = time.monotonic(), place
+            writing_s = saved_at - now
     return training.averaged.to("cpu")
 
 
