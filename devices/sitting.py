@@ -81,10 +81,10 @@ class Sitting:
         """Load a model once and visit it `visits` times; a model that fails yields visits with an error."""
         try:
             session = self._runtime.load(model, self._target, optimise=optimise)
+            self._warm_up(session)
+            return [self._visit(session) for _ in range(visits)]
         except MilliseekError as error:
             return [Visit.failed(str(error))] * visits
-        self._warm_up(session)
-        return [self._visit(session) for _ in range(visits)]
 
     def _warm_up(self, session: Session) -> None:
         end = time.perf_counter_ns() + self._config.warm_up_ms * 1e6
@@ -101,7 +101,8 @@ class Sitting:
         start = time.perf_counter_ns()
         before = self.probe()
         while good.spent_ns < config.visit_ms * 1e6 or good.runs < config.min_runs:
-            if time.perf_counter_ns() - start - good.spent_ns > patience_ms * 1e6:
+            tried = good.times_ns or bad.times_ns
+            if tried and time.perf_counter_ns() - start - good.spent_ns > patience_ms * 1e6:
                 break
             if bad.times_ns and not self._is_quiet(before):
                 # One slow slice is enough to have a value at all; from then on wait for a quiet moment.

@@ -6,6 +6,7 @@ import gzip
 import json
 import zlib
 from pathlib import Path
+from typing import Self
 
 from ...db.engine import Database
 from ...errors import InvalidInput
@@ -15,7 +16,10 @@ from ..targets import DeviceTarget
 
 
 class KernelCache:
-    """Kernels in the order of execution by a key in words; one file for each target, runtime version and `subject`."""
+    """Kernels in the order of execution by a key in words; one file for each target, runtime version and `subject`.
+
+    At the end of a `with`, also one that an error ends, what is new is saved.
+    """
 
     def __init__(self, database: Database, target: DeviceTarget, subject: str) -> None:
         folder = cache_folder(database)
@@ -37,6 +41,12 @@ class KernelCache:
     def __setitem__(self, key: str, kernels: tuple[Kernel, ...]) -> None:
         self._known[key] = kernels
         self._changed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.save()  # what was learned before an interruption too
 
     def save(self) -> None:
         """Write the file, if there is anything new; raises StorageError."""

@@ -38,6 +38,7 @@ def layer_kernels(
     missing = sorted((group for group, key in keys.items() if key not in cache), key=keys.__getitem__)
     done = 0
     with ExitStack() as stack:
+        stack.enter_context(cache)
         idle = [stack.enter_context(device) for device in split_devices(database, target)]
         pool = stack.enter_context(ThreadPoolExecutor(len(idle)))
 
@@ -54,7 +55,6 @@ def layer_kernels(
                 cache[keys[group]] = kernels
             done += len(chunk)
             on_progress(done, len(missing))
-    cache.save()
     return {group: cache[key] for group, key in keys.items()}
 
 

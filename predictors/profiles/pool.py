@@ -187,16 +187,19 @@ def _published(
     missing = [candidate for candidate in wanted if candidate.name not in cache]
     started = time.monotonic()
     with ExitStack() as stack:
+        stack.enter_context(cache)
         devices = [stack.enter_context(device) for device in split_devices(database, target)]
         executor = stack.enter_context(ThreadPoolExecutor(len(devices)))
         idle = list(devices)
 
-        def ask(candidate: Candidate) -> tuple[Kernel, ...]:
+        def ask(candidate: Candidate) -> tuple[Kernel, ...] | None:
             device = idle.pop()  # as many threads as devices: one is always there
             try:
                 return tuple(use.kernel for use in split_network(device, candidate.load().data))
-            except (InvalidInput, MeasurementError):
+            except InvalidInput:
                 return ()  # this runtime, or its version, does not take it: nothing to measure there
+            except MeasurementError:
+                return None  # perhaps it only was so now: it is asked again next time
             finally:
                 idle.append(device)
 
@@ -206,10 +209,10 @@ def _published(
             if done >= MIN_PUBLISHED and time.monotonic() - started > time_limit_s:
                 break
             for candidate, kernels in zip(chunk, executor.map(ask, chunk), strict=True):
-                cache[candidate.name] = kernels
+                if kernels is not None:
+                    cache[candidate.name] = kernels
             done += len(chunk)
             on_progress("splitting published networks", done, len(missing))
-    cache.save()
     known = [replace(candidate, kernels=cache[candidate.name]) for candidate in wanted if candidate.name in cache]
     return [candidate for candidate in known if candidate.kernels]
 

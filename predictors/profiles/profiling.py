@@ -50,6 +50,8 @@ SECONDS_PER_NETWORK, SECONDS_PER_NETWORK_ADAPTED = 20.0, 2.0
 MIN_NETWORKS_MEASURED, MAX_NETWORKS_MEASURED = 12, 44
 """Whole networks for the correction. Once kernels are known within a few percent, it is what limits the accuracy."""
 ENOUGH_NETWORKS = 6
+MAX_BROKEN = 3
+"""Networks that cannot be measured here; with one more, it is not the networks."""
 MORE_ROUNDS = 2
 FIRST_PASS = 0.6
 """Share of the time for kernels that goes into new ones; the rest visits them again."""
@@ -169,6 +171,7 @@ class _Run:
         self._on_progress = on_progress
         self._visits: dict[str, list[float]] = defaultdict(list)
         self._models: dict[str, PreparedModel] = {}
+        self._broken: set[str] = set()
         self._accuracy = ""
 
     def measured(self) -> dict[Kernel, float]:
@@ -220,15 +223,20 @@ class _Run:
     def _visit_networks(self, measurer: Measurer, candidates: Sequence[Candidate], until: float) -> None:
         # Fewest visits first: a pass that ran out of time is taken up where it ended.
         for candidate in sorted(candidates, key=lambda each: len(self._visits[each.name])):
+            if candidate.name in self._broken:
+                continue
             if self.plan.spent(until, enough=sum(map(bool, self._visits.values())) >= ENOUGH_NETWORKS):
                 return
             self._show("measuring networks")
             try:
                 visit = measurer.measure_network(self._model(candidate), candidate.name)
             except MeasurementError:
+                # There are other networks; elsewhere it may be the machine, which was busy all the time, or lost.
                 if self.target.kind == "local":
-                    raise
-                continue  # that machine was busy all the time, or lost: there are other networks
+                    self._broken.add(candidate.name)
+                    if len(self._broken) > MAX_BROKEN:
+                        raise
+                continue
             if not visit.disturbed and visit.latency_ms is not None:
                 self._visits[candidate.name].append(visit.latency_ms)
 

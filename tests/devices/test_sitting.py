@@ -52,6 +52,8 @@ class FakeRuntime:
     def load(self, model: bytes, target: Target, *, optimise: bool) -> FakeSession:
         if model == b"bad":
             raise MeasurementError("It does not load.")
+        if model == b"tiring":
+            return TiringSession(self.clock, MODEL_MS)
         return FakeSession(self.clock, PROBE_MS if model == self.probe_model else MODEL_MS)
 
 
@@ -61,6 +63,18 @@ class FakeSession:
 
     def run(self) -> None:
         self.clock.run(self.milliseconds)
+
+
+class TiringSession(FakeSession):
+    """One that fails after some runs."""
+
+    runs = 0
+
+    def run(self) -> None:
+        super().run()
+        self.runs += 1
+        if self.runs > 30:
+            raise MeasurementError("It fails while it runs.")
 
 
 @pytest.fixture
@@ -148,6 +162,26 @@ def test_a_slow_network_still_gets_its_runs(clock: Clock, monkeypatch: pytest.Mo
     visit = one_visit(start(clock))
     assert visit.runs >= ProtocolConfig().min_runs
     assert visit.is_good()
+
+
+def test_a_model_that_fails_later_is_data(clock: Clock) -> None:
+    sitting = start(clock)
+    visit = sitting.measure(b"tiring", optimise=False)[0]
+    assert visit.error == "It fails while it runs."
+    assert one_visit(sitting).error is None
+
+
+def test_a_stall_in_the_first_probe_leaves_a_value(clock: Clock) -> None:
+    sitting = start(clock)
+    stalls = iter([60.0])
+    probe = sitting.probe
+
+    def stalled() -> float:
+        clock.sleep(next(stalls, 0.0))
+        return probe()
+
+    sitting.probe = stalled  # type: ignore[method-assign]
+    assert one_visit(sitting).latency_ms == pytest.approx(MODEL_MS - PROBE_MS, rel=1e-2)
 
 
 def test_a_model_that_does_not_load_is_data(clock: Clock) -> None:

@@ -113,6 +113,27 @@ def test_networks_with_fewest_visits_come_first(monkeypatch, clock):
     assert "".join(visited) == "abcdefg" + "bhacd"
 
 
+def test_a_network_that_cannot_be_measured_is_left_out_and_more_of_them_are_an_error(monkeypatch, clock):
+    tried: list[str] = []
+
+    def visit(model, name: str) -> SimpleNamespace:
+        clock.now += 1
+        tried.append(name)
+        if name.isupper():
+            raise MeasurementError(f"{name} cannot be measured.", "")
+        return SimpleNamespace(disturbed=False, latency_ms=1.0)
+
+    run = run_of(100, SlowDevice(clock), monkeypatch)
+    run.target = SimpleNamespace(kind="local")
+    measurer = SimpleNamespace(measure_network=visit)
+    few = [Candidate(name, "family", lambda: None) for name in "aBcdefgh"]
+    run._visit_networks(measurer, few, run.plan.deadline)
+    run._visit_networks(measurer, few, run.plan.deadline)
+    assert "".join(tried) == "aBcdefgh" + "acdefgh"
+    with pytest.raises(MeasurementError, match="E cannot"):
+        run._visit_networks(measurer, [Candidate(name, "f", lambda: None) for name in "CDEFG"], run.plan.deadline)
+
+
 def test_too_few_kernels_make_no_predictor():
     with pytest.raises(MeasurementError, match="Only 0 kernels could be measured on here undisturbed; 5 are needed"):
         fit_predictor(SimpleNamespace(name="here"), {}, [], Counter(), min_kernels=5)
