@@ -15,6 +15,7 @@ import numpy as np
 from ...db.artefacts import save_artefact
 from ...db.engine import Database
 from ...db.measurements import kernel_measurements, model_measurements
+from ...db.models import Predictor as StoredPredictor
 from ...db.predictors import add_predictor, latest_predictor
 from ...devices.measuring_device import MeasuringDevice
 from ...errors import InvalidInput, MeasurementError, NotReady
@@ -107,7 +108,7 @@ def profile(
             f"{base.name} was learned from whole networks: it knows no single kernels to start from.",
             "Start from a target that was profiled.",
         )
-    since = latest.created_at if latest is not None and not add else None
+    since = measured_since(latest, add=add)
     run = _Run(database, target, _Plan(budget_s), since, np.random.default_rng(seed), on_progress)
     seconds_each = SECONDS_PER_NETWORK if base is None else SECONDS_PER_NETWORK_ADAPTED
     pool = make_pool(
@@ -129,6 +130,20 @@ def profile(
     on_progress("fitting", 1, 1)
     predictor, held_out = fit_predictor(target, run.measured(), networks, pool.uses, run.curve, fit, pull, min_kernels)
     return _store(database, target, predictor, held_out, run, len(networks))
+
+
+def measured_since(latest: StoredPredictor | None, *, add: bool) -> datetime | None:
+    """The moment after which measurements count for the version after `latest`; None: all of the target's.
+
+    An interrupted run left what was measured since the newest version. One that adds to that version takes what it
+    rests on as well, but nothing older: it may have been superseded because the device had changed.
+    """
+    if latest is None:
+        return None
+    if not add:
+        return latest.created_at
+    begun = latest.held_out.get("measured_since")
+    return datetime.fromisoformat(begun) if begun else None
 
 
 class _Plan:
@@ -335,6 +350,7 @@ def _store(
     database: Database, target: DeviceTarget, predictor: Predictor, held_out: dict[str, Any], run: _Run, networks: int
 ) -> Profile:
     trained_on = sum(not is_held_out(kernel) for kernel in run.measured())
+    held_out["measured_since"] = run.since.isoformat() if run.since else None
     with database.session() as session:
         sha256 = save_artefact(session, database.artefacts, to_bytes(predictor), "predictor")
         row = add_predictor(

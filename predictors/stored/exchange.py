@@ -213,6 +213,7 @@ def _manifest(content: Mapping[str, Any]) -> _Manifest:
         "runtimes": {_text(name): _text(version) for name, version in device["runtimes"].items()},
     }
     held_out = _plain(dict(content["held_out"]))
+    held_out.pop("measured_since", None)  # there, not here
     if (networks := held_out.get("networks")) and not all(isinstance(networks[f], int | float) for f in ACCURACY):
         raise ValueError("its accuracy is not told in numbers")
     return _Manifest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from datetime import UTC, datetime
 from types import SimpleNamespace
 
 import numpy as np
@@ -132,6 +133,17 @@ def test_a_network_that_cannot_be_measured_is_left_out_and_more_of_them_are_an_e
     assert "".join(tried) == "aBcdefgh" + "acdefgh"
     with pytest.raises(MeasurementError, match="E cannot"):
         run._visit_networks(measurer, [Candidate(name, "f", lambda: None) for name in "CDEFG"], run.plan.deadline)
+
+
+def test_a_version_that_adds_rests_on_nothing_older_than_what_it_adds_to():
+    then, later = datetime(2026, 1, 2, tzinfo=UTC), datetime(2026, 3, 4, tzinfo=UTC)
+    first = SimpleNamespace(created_at=then, held_out={"measured_since": None})
+    afresh = SimpleNamespace(created_at=later, held_out={"measured_since": then.isoformat()})
+    assert profiling.measured_since(None, add=False) is None
+    assert profiling.measured_since(first, add=False) == then
+    assert profiling.measured_since(first, add=True) is None
+    assert profiling.measured_since(afresh, add=False) == later
+    assert profiling.measured_since(afresh, add=True) == then, "what the first version rested on was superseded"
 
 
 def test_too_few_kernels_make_no_predictor():
