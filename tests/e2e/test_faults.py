@@ -112,11 +112,11 @@ def test_the_jobs_of_a_device_on_a_dead_line_go_to_another(tmp_path: Path, start
         client.wait_ready(60)
         agent(start, "board-a", line.port)
         until(lambda: connected(client) == ["board-a"], "the agent is connected")
-        jobs = client.submit([small_model()] * 40, TARGET, visits=10)
+        jobs = client.submit([small_model()] * 40, TARGET, visits=5)
         until(lambda: any(job.state == "done" for job in client.jobs(jobs)), "a job is done")
         line.dead.set()
         agent(start, "board-b", port)
-        ended_jobs = client.wait(jobs, timeout_s=200)
+        ended_jobs = client.wait(jobs, timeout_s=600)
         check_done(ended_jobs)
         assert {job.device for job in ended_jobs} == {"board-a", "board-b"}
         line.dead.clear()
@@ -141,7 +141,7 @@ def test_a_full_disk_loses_nothing(tmp_path: Path, start: Callable[..., Program]
             fill(disk / "filler")
             until(lambda: "waits for the database" in server.log.read_text(), "the server notices")
             (disk / "filler").unlink()
-            check_done(client.wait(jobs, timeout_s=200))
+            check_done(client.wait(jobs, timeout_s=600))
     finally:
         start_end = time.monotonic() + 30
         while subprocess.run(["umount", disk], check=False, capture_output=True).returncode:
