@@ -218,7 +218,7 @@ def test_outcomes_wait_for_a_locked_database(tmp_path, open_database, start, con
 
 
 def test_one_outcome_that_meets_a_bug_does_not_hold_up_others(server, agent, jobs, monkeypatch, caplog):
-    from milliseek.rpc.fleet.dispatcher import records as fleet_records
+    from milliseek.rpc.fleet import records as fleet_records
     from milliseek.rpc.fleet.outcomes import store_outcomes
 
     bad, good = agent(server, "bad").ready(), agent(server, "good").ready()
