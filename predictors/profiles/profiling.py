@@ -258,8 +258,8 @@ class _Run:
     def _visit_new_kernels(
         self, measurer: Measurer, pool: Pool, fit: Fit, until: float, max_kernels: int | None
     ) -> None:
-        known = self._kernel_visits()
-        left = [kernel for kernel in pool.in_order(self.rng) if kernel not in known]
+        known = {kernel.hash for kernel in self._kernel_visits()}
+        left = [kernel for kernel in pool.in_order(self.rng) if kernel.hash not in known]
         if max_kernels is not None:
             left = left[: max(0, max_kernels - len(known))]
         started = time.monotonic()
@@ -289,7 +289,8 @@ class _Run:
     def _visit_again(self, measurer: Measurer, pool: Pool, until: float) -> None:
         """Further visits: of kernels with fewest undisturbed visits first, of others where their visits disagree."""
         visits = self._kernel_visits()
-        disturbed = [kernel for kernel in pool.uses if kernel.hash in measurer.visited and kernel not in visits]
+        never_quiet = measurer.visited - {kernel.hash for kernel in visits}
+        disturbed = [kernel for kernel in pool.uses if kernel.hash in never_quiet]
         kernels = [kernel for kernel in (*disturbed, *visits) if kernel.hash not in measurer.failures]
         doubt = np.array([_doubt(visits.get(kernel, ())) for kernel in kernels])
         self._visit_kernels(measurer, [kernels[i] for i in drawn_order(doubt, self.rng)], until)
