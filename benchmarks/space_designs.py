@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from common import report
 from fronts import compared_with
-from trained_alone import Trained, interval, recipe, train_alone, train_side_by_side
+from trained_alone import Trained, interval, recipe, train_side_by_side
 
 from milliseek.cli.options import hyperspace_option
 from milliseek.client import Client
@@ -44,7 +44,7 @@ from milliseek.predictors.stored.versions import newest_predictor
 from milliseek.predictors.targets import DeviceTarget, device_target
 from milliseek.rpc.server import InProcessServer
 from milliseek.spaces.hyperspace import Hyperspace
-from milliseek.spaces.space import Space
+from milliseek.spaces.space import Space, Subnet
 
 EVOLVED = "evolved"
 TARGETS = ("local/onnxruntime/int8", "local/litert/int8")
@@ -130,18 +130,10 @@ def described(name: str, chosen: PredictedSubnet) -> dict[str, Any]:
 
 
 def compared(
-    database: Database,
-    target: DeviceTarget,
-    pictures: Pictures,
-    chosen: dict[str, PredictedSubnet],
-    options: argparse.Namespace,
+    database: Database, target: DeviceTarget, chosen: dict[str, PredictedSubnet], networks: dict[Subnet, Trained]
 ) -> list[dict[str, Any]]:
-    """Networks of one latency: trained, measured, and what the evolved one is better by."""
-    trained: dict[str, Trained] = {}
-    for name, each in chosen.items():
-        trained[name] = train_alone(
-            database, each.subnet, pictures, recipe(options.steps, target.weight_bits, options.seed)
-        )
+    """Networks of one latency: measured, and what the evolved one is better by."""
+    trained = {name: networks[each.subnet] for name, each in chosen.items()}
     files = [(f"{name}.{target.format}", each.network.file(target.format)) for name, each in trained.items()]
     measured = measure_models(database, target, files)
     rows = []
@@ -217,8 +209,8 @@ def main() -> None:
                     networks = list(dict.fromkeys(each.subnet for found in chosen.values() for each in found.values()))
                     told(f"training {len(networks)} networks for {target.name}")
                     plan = recipe(options.steps, target.weight_bits, options.seed)
-                    train_side_by_side(url, options.data, networks, plan)
-                    rows = [compared(database, target, pictures, found, options) for found in chosen.values()]
+                    trained = dict(zip(networks, train_side_by_side(url, options.data, networks, plan), strict=True))
+                    rows = [compared(database, target, found, trained) for found in chosen.values()]
                 figures[target.name] = {
                     "predictor": predictor,
                     "spaces": {

@@ -19,7 +19,6 @@ from milliseek.nas.training.budget import Budget
 from milliseek.nas.training.evaluation import calibration_batches
 from milliseek.nas.training.processes import Processes, choose_device
 from milliseek.nas.training.recipe import Recipe
-from milliseek.nas.training.supernet import Supernet
 from milliseek.nas.training.supernets import train_supernet
 from milliseek.spaces.space import Subnet
 
@@ -53,33 +52,27 @@ def recipe(steps: int, weight_bits: int, seed: int) -> Recipe:
     )
 
 
-def train_side_by_side(url: str, data: str, subnets: Sequence[Subnet], plan: Recipe) -> None:
+def train_side_by_side(url: str, data: str, subnets: Sequence[Subnet], plan: Recipe) -> list[Trained]:
     """Trained to the end, or as far as an interruption lets them; on a CPU one to a core, which is faster."""
     workers = 1 if choose_device("auto").type != "cpu" else psutil.cpu_count(logical=False) or 1
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max(1, min(workers, len(subnets))), context, torch.set_num_threads, (1,)) as pool:
-        for done in [pool.submit(_train_in_process, url, data, subnet.encoding, plan) for subnet in subnets]:
-            done.result()
+        jobs = [pool.submit(_train_in_process, url, data, subnet.encoding, plan) for subnet in subnets]
+        return [job.result() for job in jobs]
 
 
-def _train_in_process(url: str, data: str, encoding: str, plan: Recipe) -> None:
+def _train_in_process(url: str, data: str, encoding: str, plan: Recipe) -> Trained:
     database = Database.open(url)
     try:
-        _trained(database, Subnet.decode(encoding), parse_data(data), plan)
+        return train_alone(database, Subnet.decode(encoding), parse_data(data), plan)
     finally:
         database.close()
 
 
 def train_alone(database: Database, subnet: Subnet, pictures: Pictures, plan: Recipe) -> Trained:
     """Trained to the end, or loaded; called again after an interruption it goes on."""
-    supernet = _trained(database, subnet, pictures, plan)
-    network = trained_network(supernet, subnet, "int8", pictures, calibration_batches(pictures))
-    return Trained(network, network.answers["test"] == pictures.test.labels)
-
-
-def _trained(database: Database, subnet: Subnet, pictures: Pictures, plan: Recipe) -> Supernet:
     name = hashlib.sha256(f"{subnet.encoding} {plan} {pictures.fingerprint}".encode()).hexdigest()[:24]
-    return train_supernet(
+    supernet = train_supernet(
         database,
         f"alone-{name}",
         subnet.space,
@@ -88,6 +81,8 @@ def _trained(database: Database, subnet: Subnet, pictures: Pictures, plan: Recip
         processes=Processes(choose_device("auto")),
         only=subnet,
     )
+    network = trained_network(supernet, subnet, "int8", pictures, calibration_batches(pictures))
+    return Trained(network, network.answers["test"] == pictures.test.labels)
 
 
 def interval(values: np.ndarray, seed: int = 0) -> tuple[float, float]:

@@ -75,6 +75,10 @@ class Network:
         """Number of trained parameters."""
         return sum(layer.params for layer in self.layers)
 
+    def without_last(self) -> Network:
+        """All layers but the last one, whose inputs it gives."""
+        return replace(self, layers=self.layers[:-1])
+
 
 @dataclass
 class NetworkBuilder:

@@ -33,7 +33,7 @@ OnProgress = Callable[[str, float, float], None]
 TEACHER_SHARE = 0.2
 FLOAT_STEPS_PER_QUANTISED = 4
 LEAST_STEPS = 8
-PICTURES = 1024
+PICTURES = 2048
 """Training pictures on which students imitate the teacher."""
 RESERVE = 0.95
 """Share of the time that is planned; the rest is for steps that take longer than the rehearsed ones."""

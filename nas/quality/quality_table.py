@@ -29,7 +29,7 @@ class QualityPlan:
     weight_bits: int = 8
     seed: int = 0
     positions: int = 512
-    learning_rate: float = 1e-2
+    learning_rate: float = 3e-2
 
 
 @dataclass(frozen=True)

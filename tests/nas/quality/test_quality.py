@@ -16,7 +16,8 @@ from milliseek.db.engine import Database
 from milliseek.errors import InvalidInput, NotFound, NotReady, StorageError
 from milliseek.nas.pictures.data import digits
 from milliseek.nas.quality import quality_filling, quality_run
-from milliseek.nas.quality.quality import CellCost, CellTask, QualityRow, distill_cell, nsr, rehearse_cell
+from milliseek.nas.quality.nsr import nsr, readout_nsr
+from milliseek.nas.quality.quality import CellCost, CellTask, QualityRow, _Cell, distill_cell, rehearse_cell
 from milliseek.nas.quality.quality_cells import Workers, each_cell
 from milliseek.nas.quality.quality_filling import load_teacher
 from milliseek.nas.quality.quality_run import QualityBudget, affordable_steps, find_table, make_table
@@ -114,6 +115,29 @@ def test_noise_to_signal_of_known_students():
     silent = teacher.clone()
     silent[:, 0] = 0  # a dead channel carries no signal and must not count
     assert float(nsr(silent + 1e-3, silent)) < 1e-4
+
+
+def test_a_readout_finds_what_features_tell_of_the_teacher():
+    teacher = torch.randn(8, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    mixed = torch.einsum("fc,nchw->nfhw", torch.tensor([[1.0, 2, 0, 0], [0, 1, 3, 0], [0, 0, 1, -1]]), teacher) + 5
+    whole = torch.cat([mixed, 7 * teacher[:, 3:]], 1)
+    assert float(readout_nsr(whole, teacher)) < 1e-2
+    assert 0.2 < float(readout_nsr(mixed, teacher)) < 0.3  # three directions of four
+
+
+def test_a_readout_does_not_learn_its_pictures_by_heart():
+    generator = torch.Generator().manual_seed(0)
+    teacher, noise = torch.randn(8, 4, 4, 4, generator=generator), torch.randn(8, 120, 4, 4, generator=generator)
+    assert float(readout_nsr(noise, teacher)) > 0.9
+
+
+def test_rows_do_not_depend_on_the_projection_that_all_sub_stages_share(features):
+    cell = _Cell(CellTask(SMALL32, 3, 0, features, Budget(steps=1), Budget(steps=1)))
+    smallest = cell.extremes[1]
+    before = cell.nsr(32, smallest)
+    with torch.no_grad():
+        cell.layers.parts["out"].weight.zero_()
+    assert cell.nsr(32, smallest) == before
 
 
 def test_a_cell_gives_different_rows_for_every_window_and_resolution(features):
