@@ -29,6 +29,9 @@ def train(
         str, typer.Option("--budget", help="10m, 2h, or 3000steps; a third of it fake-quantised.")
     ] = "30m",
     batch: Annotated[int, typer.Option("--batch", min=2, help="Pictures a step, over all processes.")] = 16,
+    learning_rate: Annotated[
+        float, typer.Option("--learning-rate", min=1e-6, help="Its peak; a tenth of it while fake-quantised.")
+    ] = 0.1,
     sampler: Annotated[
         str, typer.Option("--sampler", help="uniform, complexity-aware or performance-aware.")
     ] = "uniform",
@@ -76,6 +79,7 @@ def train(
             *budgets,
             weight_bits=local.weight_bits,
             batch=batch,
+            learning_rate=learning_rate,
             seed=seed,
             sampler=sampler,  # type: ignore[arg-type]  # Recipe checks the names
             augmentation=augment,  # type: ignore[arg-type]
@@ -107,6 +111,7 @@ def train(
                 "device": processes.device.type,
                 "processes": processes.count,
                 "precision": latest.recipe.precision,
+                "learning_rate": latest.recipe.learning_rate,
                 "sampler": latest.recipe.sampler,
                 "augmentation": latest.recipe.augmentation,
                 "weight_bits": latest.recipe.weight_bits,

@@ -113,7 +113,7 @@ class Client(BaseClient):
         return self._take(predictions.predict_subnets(space, target, genes))
 
     def latency_table(self, space: str, target: str) -> LatencyTable:
-        """A space, or a whole hyperspace, compiled for a target."""
+        """A space, or a whole hyperspace, compiled for a target, or for one version of its predictor (`TARGET@3`)."""
         return self._take(predictions.latency_table(space, target))
 
     def devices(self) -> list[Device]:

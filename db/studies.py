@@ -102,6 +102,12 @@ def get_study(session: Session, name: str) -> Study:
     return study
 
 
+def begun_predictors(session: Session, name: str) -> dict[str, str]:
+    """For each target the version, `TARGET@VERSION`, that a study's milliseconds come from; {} if there is none yet."""
+    study = find_study(session, name)
+    return {version.rpartition("@")[0]: version for version in study.predictors} if study else {}
+
+
 def list_studies(session: Session, kind: Literal["space", "subnet"] | None = None) -> Sequence[Study]:
     """All studies in the order they were begun, or those of one kind."""
     query = select(Study).order_by(Study.id)

@@ -24,7 +24,7 @@ from .networks.files import ModelForm, Outline, keep_staged, load_network, model
 from .networks.model_reader import ModelReader
 from .networks.splitting import split_hollow, split_whole
 from .remembered import Remembered
-from .stored.versions import PredictorVersion, newest_predictor
+from .stored.versions import PredictorVersion, newest_predictor, predictor_version
 from .tables.imported import predict_operators
 from .targets import DeviceTarget, device_target, open_device, parse_target
 
@@ -127,8 +127,8 @@ class LatencyService:
         return SubnetLatencies(latency_ms, lookup.table.interval, lookup.table.predictor)
 
     def latency_table(self, space: str, target: str) -> LatencyTable:
-        """Compile a space or a hyperspace for a target."""
-        return self._lookup(space, newest_predictor(self._database, target)).table
+        """Compile a space or a hyperspace for a target, or for one version of its predictor."""
+        return self._lookup(space, predictor_version(self._database, target)).table
 
     def targets(self) -> list[TargetInfo]:
         """The targets that have a predictor."""

@@ -70,7 +70,7 @@ class LatencyBackend(Protocol):
         ...
 
     def latency_table(self, space: str, target: str) -> LatencyTable:
-        """Compile a space, or a whole hyperspace, for a target.
+        """Compile a space, or a whole hyperspace, for a target, or for one version of its predictor (`TARGET@3`).
 
         Raises `NotFound` for an unknown space or target, `NotReady` for a target without a predictor.
         """

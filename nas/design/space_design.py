@@ -72,10 +72,13 @@ def design_space(
     """Run or resume the study `study` of spaces that are good and fast on all of the targets.
 
     `constraints_ms`: for every target in turn; without them each gets some that its networks can meet. `quality`: a
-    table that is there already; without it one is made for this study. The study remembers both. Raises InvalidInput.
+    table that is there already; without it one is made for this study. The study remembers both, and the predictors.
+    Raises InvalidInput.
     """
     names = [target.name for target in targets]
-    lookups = {name: LatencyLookup(client.latency_table(hyperspace.name, name)) for name in names}
+    with database.session(read_only=True) as session:
+        begun = queries.begun_predictors(session, study)
+    lookups = {name: LatencyLookup(client.latency_table(hyperspace.name, begun.get(name, name))) for name in names}
     if constraints_ms is not None:
         if len(constraints_ms) != len(lookups):
             raise InvalidInput(

@@ -118,7 +118,7 @@ def study_tables(database: Database, study: str, compiled: CompiledTable) -> Stu
         row = queries.get_study(session, study)
         if row.kind != "space":
             raise InvalidInput(f"'{study}' is a study of subnets.", "Name a study of spaces: milliseek show")
-        config = dict(row.config)
+        config, predictors = dict(row.config), queries.begun_predictors(session, study)
     hyperspace = hyperspace_named(config["hyperspace"])
     if "tables" in config:
         fixed_ms = {int(resolution): ms for resolution, ms in config["digest"]["fixed_ms"].items()}
@@ -128,7 +128,9 @@ def study_tables(database: Database, study: str, compiled: CompiledTable) -> Stu
     rows = table_rows(database, hyperspace, quality)
     constraints_ms = {target: tuple(limits) for target, limits in config["constraints_ms"].items()}
     tables = {
-        target: MeasuredTables(hyperspace, rows, LatencyLookup(compiled(hyperspace.name, target)), quality.noise)
+        target: MeasuredTables(
+            hyperspace, rows, LatencyLookup(compiled(hyperspace.name, predictors.get(target, target))), quality.noise
+        )
         for target in constraints_ms
     }
     return StudyTables(tables, constraints_ms)

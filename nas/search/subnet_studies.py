@@ -136,10 +136,16 @@ def find_subnets(
 ) -> SearchResult:
     """Search the supernet's subnets by INT8 top-1 on the validation pictures and what else the plan asks for.
 
+    A resumed study keeps the predictors that it was begun with: milliseconds of two versions are not comparable.
     Raises InvalidInput where the study was begun with another plan or other pictures.
     """
     space = supernet.space
-    lookups = {target: LatencyLookup(client.latency_table(space.encoding, target)) for target in plan.goal.targets}
+    with database.session(read_only=True) as session:
+        begun = queries.begun_predictors(session, study)
+    lookups = {
+        target: LatencyLookup(client.latency_table(space.encoding, begun.get(target, target)))
+        for target in plan.goal.targets
+    }
     file_format: Format = "tflite" if parse_target(plan.target).runtime == "litert" else "onnx"
     costs = SubnetCosts(space, lookups, supernet.classes, file_format)
     reference = reference_values(plan.goal, costs, 1 / supernet.classes)

@@ -27,7 +27,7 @@ def folder_of_pictures(path: Path) -> Path:
 def test_a_supernet_of_your_own_pictures(milliseek: Milliseek, tmp_path: Path) -> None:
     data = f"imagefolder:{folder_of_pictures(tmp_path / 'data')}"
     train = ("supernet", "train", SPACE, "--data", data, "--name", "mine", "--batch", "8", "--device", "cpu", "--json")
-    result = milliseek(*train, "--budget", "3steps", "--sampler", "complexity-aware")
+    result = milliseek(*train, "--budget", "3steps", "--learning-rate", "0.02", "--sampler", "complexity-aware")
     trained = answer(result)
     assert (trained["supernet"], trained["space"]) == ("mine", SPACE)
     assert (trained["steps"], trained["steps_quantised"], trained["epochs"]) == (3, 1, 1)
@@ -38,4 +38,4 @@ def test_a_supernet_of_your_own_pictures(milliseek: Milliseek, tmp_path: Path) -
     assert "became RGB (24 L)" in told
     error = answer(milliseek(*train, "--budget", "3steps"))["error"]
     assert error["code"] == "INVALID_ARGUMENT"
-    assert "'mine' was begun with sampler complexity-aware, not uniform" in error["message"]
+    assert "'mine' was begun with learning rate 0.02, not 0.1" in error["message"]

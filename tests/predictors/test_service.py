@@ -138,6 +138,9 @@ def test_a_table_is_compiled_once_and_stored(service, profiled, monkeypatch):
     stored = latency_table(profiled.database, newest_predictor(profiled.database, TARGET), SPACE)
     assert np.array_equal(stored.latency_ms, first.latency_ms)
     assert np.array_equal(stored.keys, first.keys)
+    assert service.latency_table(SPACE, first.predictor) is first
+    with pytest.raises(NotFound, match="has no version 77"):
+        service.latency_table(SPACE, f"{TARGET}@77")
 
 
 def test_a_table_lacks_the_blocks_of_other_spaces(service):

@@ -35,14 +35,18 @@ FAST_BLOCK = {"onnxruntime": 3, "litert": 1}
 
 
 class Service:
-    """Latency tables on which one block type is nearly free."""
+    """Latency tables on which one block type is nearly free; the newest predictors are version 1, if none is asked."""
+
+    def __init__(self, newest=1):
+        self.newest = newest
 
     def latency_table(self, space, target):
+        target, _, version = target.partition("@")
         keys = np.array(block_keys(TINY32), np.int32)
         runtime = next(name for name in FAST_BLOCK if name in target)
         fast = keys[:, 2] == FAST_BLOCK[runtime]
         latency_ms = np.where(fast, 0.01, 0.2) * np.random.default_rng(1).uniform(0.5, 1.5, len(keys))
-        return LatencyTable(space, target, f"{target}@1", keys, latency_ms, 0.0, (0.1, 0.1))
+        return LatencyTable(space, target, f"{target}@{version or self.newest}", keys, latency_ms, 0.0, (0.1, 0.1))
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +89,8 @@ def table(database, pictures):
     return made
 
 
-def designed(database, targets, pictures, study, table=None, constraints_ms=None, plan=PLAN):
-    return design_space(database, Service(), targets, TINY32, pictures, study, plan, constraints_ms, table)
+def designed(database, targets, pictures, study, table=None, constraints_ms=None, plan=PLAN, newest=1):
+    return design_space(database, Service(newest), targets, TINY32, pictures, study, plan, constraints_ms, table)
 
 
 def blocks(found, digit):
@@ -137,6 +141,19 @@ def test_a_design_is_resumed_with_what_it_was_begun_with(database, targets, pict
         found.only("phone")
     with pytest.raises(InvalidInput, match="was begun with other data, another hyperspace, another score or other"):
         designed(database, targets[:1], pictures, "study", table)
+
+
+def test_a_resumed_design_keeps_its_predictors(database, targets, pictures, table, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        space_design, "LatencyLookup", lambda found: asked.append(found.predictor) or LatencyLookup(found)
+    )
+    names = [target.name for target in targets]
+    designed(database, targets, pictures, "study", table, plan=replace(PLAN, evaluations=4))
+    designed(database, targets, pictures, "study", table, plan=replace(PLAN, evaluations=8), newest=2)
+    assert asked == [f"{name}@1" for name in names] * 2
+    designed(database, targets, pictures, "new", table, plan=replace(PLAN, evaluations=4), newest=2)
+    assert asked[4:] == [f"{name}@2" for name in names]
 
 
 def test_a_small_quality_table_is_made_where_none_is_given(database, targets, pictures, monkeypatch):

@@ -14,12 +14,14 @@ from milliseek.db.spaces import get_or_create_subnet
 from milliseek.errors import InvalidInput, NotReady
 from milliseek.nas.reports.study_report import report_html
 from milliseek.nas.reports.subnet_picture import subnet_svg
+from milliseek.nas.search import subnet_studies
 from milliseek.nas.search.confirmation import confirm, confirmations, timing_model
 from milliseek.nas.search.objectives import TOP1, Metric, parse_goal
 from milliseek.nas.search.subnet_studies import SearchPlan, chosen_subnets, find_subnets, search_result
 from milliseek.nas.studies import load_study, open_study
 from milliseek.nas.training.budget import Budget
 from milliseek.nas.training.supernets import load_supernet
+from milliseek.predictors.lookups.lookup import LatencyLookup
 from milliseek.predictors.targets import device_target
 from milliseek.spaces.hyperspace import MOBILEW, ONNXW, TINY32
 from milliseek.spaces.space import random_space, random_subnet
@@ -56,18 +58,22 @@ def searched(database, target, lookup):
     """A function that runs, or resumes, a study."""
 
     class Service:
+        newest = 1
+
         def latency_table(self, space, asked):
             assert space == lookup.table.space
-            return replace(lookup.table, target=asked, predictor=f"{asked}@1")
+            target, _, version = asked.partition("@")
+            return replace(lookup.table, target=target, predictor=f"{target}@{version or self.newest}")
 
-    pictures = small_pictures()
+    service, pictures = Service(), small_pictures()
     supernet = load_supernet(database, "small", pictures)
 
     def run(name, plan, evaluations=EVALUATIONS, seed=0):
         return find_subnets(
-            database, Service(), plan, supernet, "small", pictures, name, evaluations=evaluations, seed=seed
+            database, service, plan, supernet, "small", pictures, name, evaluations=evaluations, seed=seed
         )
 
+    run.service = service
     return run
 
 
@@ -93,6 +99,18 @@ def test_a_study_keeps_its_plan_and_what_it_found(database, result, usual, searc
         row = queries.get_study(session, "usual")
         assert row.predictors == [f"{usual.target}@1"]
         assert row.config["reference"].keys() == {"top1", f"latency:{usual.target}"}
+
+
+def test_a_resumed_study_keeps_its_predictor(searched, usual, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        subnet_studies, "LatencyLookup", lambda table: asked.append(table.predictor) or LatencyLookup(table)
+    )
+    searched("versions", usual, evaluations=1)
+    monkeypatch.setattr(searched.service, "newest", 2, raising=False)
+    searched("versions", usual, evaluations=2)
+    searched("newer", usual, evaluations=1)
+    assert asked == [f"{usual.target}@{version}" for version in (1, 1, 2)]
 
 
 def test_another_plan_needs_another_name(result, searched, usual):
