@@ -183,7 +183,7 @@ def _content(version: PredictorVersion) -> dict[str, Any]:
         "kernels": version.kernels,
         "networks": version.networks,
         "interval": list(predictor.correction.interval),
-        **predictor.report.figures(predictor.correction.interval),
+        **predictor.report.figures(predictor.correction),
     }
 
 

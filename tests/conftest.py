@@ -172,7 +172,7 @@ def keep() -> Callable[[Database, Predictor], str]:
         from milliseek.predictors.targets import device_target
 
         target = device_target(database, predictor.target)
-        held_out: dict[str, Any] = predictor.report.figures(predictor.correction.interval)
+        held_out: dict[str, Any] = predictor.report.figures(predictor.correction)
         with database.session() as session:
             row = add_predictor(
                 session,

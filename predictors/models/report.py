@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from ...kernels.kernel import Kernel
-from .accuracy import accuracy, coverage
+from .accuracy import accuracy
+from .correction import Correction
 
 MAX_REFERENCE_ELEMENTS = 1 << 28
 """Elements of all tensors of one reference kernel: a file from elsewhere must not fill this machine's memory."""
@@ -44,11 +45,25 @@ class TestedKernel(_Tested):
 
 @dataclass(frozen=True)
 class TestedNetwork(_Tested):
-    """A whole network, predicted with a correction that was fitted without it; both latencies are positive."""
+    """A whole network, predicted with a correction that was fitted without it; both latencies are positive.
+
+    `spread` is that of its `NetworkSum`, which its interval depends on; None where nobody kept it.
+    """
 
     name: str
     measured_ms: float
     predicted_ms: float
+    spread: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.spread is not None and not 0 <= self.spread < math.inf:
+            raise ValueError("a network has a negative spread")
+
+    def covered(self, correction: Correction) -> bool:
+        """Whether the interval around its prediction holds what was measured."""
+        below, above = correction.interval if self.spread is None else correction.interval_at(self.spread)
+        return self.predicted_ms * (1 - below) <= self.measured_ms <= self.predicted_ms * (1 + above)
 
 
 @dataclass(frozen=True)
@@ -95,17 +110,15 @@ class Report:
         ranked = sorted(kinds.items(), key=lambda item: -sum(kernel.measured_ms for kernel in item[1]))
         return {kind: tuple(kernels) for kind, kernels in ranked}
 
-    def figures(self, interval: tuple[float, float]) -> dict[str, Any]:
-        """How right the predictor is, as JSON's types; `interval` is that of its correction.
+    def figures(self, correction: Correction) -> dict[str, Any]:
+        """How right the predictor with this correction is, as JSON's types.
 
         `held_out_kernels` and `held_out_networks` sum up `each_kind` (the one with most milliseconds first) and
         `each_network`; what is empty has no figures.
         """
-        below, above = interval
-        intervals = [(each.predicted_ms * (1 - below), each.predicted_ms * (1 + above)) for each in self.networks]
         networks = _accuracy(self.networks)
         if networks:
-            networks["coverage"] = coverage(intervals, [each.measured_ms for each in self.networks])
+            networks["coverage"] = float(np.mean([each.covered(correction) for each in self.networks]))
         total_ms = sum(kernel.measured_ms for kernel in self.kernels)
         return {
             "held_out_kernels": {"kernels": len(self.kernels), **_accuracy(self.kernels)},
@@ -140,7 +153,10 @@ class Report:
         """Inverse of `to_dict`; raises InvalidInput or a built-in error for anything else."""
         return cls(
             tuple(TestedKernel(str(each["hash"]), str(each["kind"]), *_latencies(each)) for each in content["kernels"]),
-            tuple(TestedNetwork(str(each["name"]), *_latencies(each)) for each in content["networks"]),
+            tuple(
+                TestedNetwork(str(each["name"]), *_latencies(each), _spread(each.get("spread")))
+                for each in content["networks"]
+            ),
             tuple(
                 CurvePoint(
                     float(each["seconds"]), int(each["kernels"]), float(each["within_5"]), float(each["within_10"])
@@ -161,6 +177,10 @@ def _accuracy(tested: Sequence[TestedKernel | TestedNetwork]) -> dict[str, float
 
 def _latencies(entry: Mapping[str, Any]) -> tuple[float, float]:
     return float(entry["measured_ms"]), float(entry["predicted_ms"])
+
+
+def _spread(value: Any) -> float | None:
+    return None if value is None else float(value)
 
 
 def _kernel(text: str) -> Kernel:

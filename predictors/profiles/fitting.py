@@ -78,8 +78,8 @@ def fit_predictor(
     report = Report(
         kernels=tested,
         networks=tuple(
-            TestedNetwork(network.name, float(ms), float(predicted))
-            for network, ms, predicted in zip(networks, lowest, left_out, strict=True)
+            TestedNetwork(network.name, float(ms), float(predicted), own.spread)
+            for network, ms, predicted, own in zip(networks, lowest, left_out, unseen, strict=True)
         ),
         curve=tuple(curve),
         references=select_references(measured),

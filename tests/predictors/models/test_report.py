@@ -9,6 +9,7 @@ import pytest
 from milliseek.errors import InvalidInput
 from milliseek.predictors.models import predictor as predictor_module
 from milliseek.predictors.models import report
+from milliseek.predictors.models.correction import Correction
 from milliseek.predictors.models.predictor import from_bytes, to_bytes
 
 
@@ -35,9 +36,14 @@ def test_figures_by_hand():
             report.TestedKernel("a", "Conv", 3.0, 3.0),
             report.TestedKernel("b", "Gemm", 1.0, 1.08),
         ),
-        networks=(report.TestedNetwork("one", 10.0, 11.0), report.TestedNetwork("two", 10.0, 12.0)),
+        networks=(
+            report.TestedNetwork("one", 10.0, 11.0),
+            report.TestedNetwork("two", 10.0, 12.0),
+            report.TestedNetwork("unsure", 10.0, 12.0, spread=0.18),
+            report.TestedNetwork("sure", 10.0, 11.0, spread=0.05),
+        ),
     )
-    found = told.figures((0.1, 0.1))
+    found = told.figures(Correction(1.0, 0.0, 0.0, 0.0, width=1.0, usual_spread=0.08))
     assert found["held_out_kernels"] == {
         "kernels": 2,
         "mape": pytest.approx(0.04),
@@ -45,13 +51,14 @@ def test_figures_by_hand():
         "within_10": 1.0,
         "rmspe": pytest.approx(0.08 / 2**0.5),
     }
-    assert found["held_out_networks"]["coverage"] == 0.5  # 11 - 10 % is below 10, 12 - 10 % is not
+    # 11 - 9.5 % is below 10, 12 - 9.5 % is not, but 12 - 18 % is, and 11 - 7 % is not.
+    assert found["held_out_networks"]["coverage"] == 0.5
     assert [(kind["kind"], kind["share"]) for kind in found["each_kind"]] == [("Conv", 0.75), ("Gemm", 0.25)]
-    assert [network["error"] for network in found["each_network"]] == pytest.approx([0.1, 0.2])
+    assert [network["error"] for network in found["each_network"]] == pytest.approx([0.1, 0.2, 0.2, 0.1])
 
 
 def test_figures_of_nothing_are_absent():
-    found = report.Report().figures((0.1, 0.1))
+    found = report.Report().figures(Correction(1.0, 0.0, 0.0, 0.0, 1.0, 0.08))
     assert found["held_out_kernels"] == {"kernels": 0}
     assert found["held_out_networks"] == {"networks": 0}
 
