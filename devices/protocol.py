@@ -22,8 +22,8 @@ class ProtocolConfig:
     slice_ms: time between two probes; one run when a run is longer.
     visit_ms, min_runs: a visit ends when its good slices reach both.
     batch_ms: runs shorter than this are timed several at a time, so that reading the clocks costs nothing.
-    cpu_tolerance: a batch whose wall time exceeds its CPU time by this share was preempted and is dropped
-        (single-thread targets only).
+    cpu_tolerance: a batch whose wall time exceeds its CPU time by this share was preempted and is dropped. With several
+        threads a slice is dropped where they waited for a core for that share of it, taken together (on Linux).
     patience_ms: the longest a visit may take beyond the time of its good slices; more for a network so slow that
         `min_runs` need longer.
     pause_ms: the wait before the next probe while the machine is slow.

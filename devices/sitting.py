@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
@@ -15,6 +16,8 @@ from .target import Target
 
 _CLOCK_SLACK_NS = 3000
 """Reading the CPU clock is a system call; a batch may exceed its CPU time by that much."""
+_TASKS = Path("/proc/self/task")
+"""Linux: a folder for each thread of this process; its `schedstat` is nanoseconds run, nanoseconds waited, turns."""
 
 
 @dataclass
@@ -155,7 +158,8 @@ class Sitting:
         clean: list[float] = []
         preempted: list[float] = []
         check_cpu = self._target.threads == 1
-        now = time.perf_counter_ns()
+        waited = 0 if check_cpu else _waited_ns()
+        start_of_slice = now = time.perf_counter_ns()
         end = now + self._config.slice_ms * 1e6
         while now < end:
             cpu = time.thread_time_ns()
@@ -167,4 +171,19 @@ class Sitting:
             wall = now - start
             quiet = not check_cpu or wall <= cpu * (1 + self._config.cpu_tolerance) + _CLOCK_SLACK_NS
             (clean if quiet else preempted).append(wall / batch)
+        if not check_cpu:
+            waited = _waited_ns() - waited
+            if waited > self._config.cpu_tolerance * (now - start_of_slice) + _CLOCK_SLACK_NS:
+                return [], clean
         return clean, preempted
+
+
+def _waited_ns() -> int:
+    """Nanoseconds that threads of this process had to wait for a core, up to now; 0 where no kernel tells."""
+    waited = 0
+    for task in _TASKS.iterdir() if _TASKS.exists() else ():
+        try:
+            waited += int((task / "schedstat").read_bytes().split()[1])
+        except (OSError, IndexError):  # it has ended, or the kernel keeps no account
+            continue
+    return waited

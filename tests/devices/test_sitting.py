@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -149,6 +152,52 @@ def test_preempted_runs_do_not_count(clock: Clock) -> None:
     clock.slow = slow
     visit = one_visit(sitting)
     assert visit.latency_ms == pytest.approx(undisturbed, rel=0.02)
+
+
+def test_slices_in_which_a_thread_waited_for_a_core_do_not_count(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    slices, waited = count(), [0]
+
+    def waited_ns() -> int:
+        n = next(slices)
+        if n % 2 and n < 40:  # at the end of a slice
+            waited[0] += 1_000_000
+            clock.now_ns += 1_000_000
+        return waited[0]
+
+    monkeypatch.setattr("milliseek.devices.sitting._waited_ns", waited_ns)
+    sitting = Sitting(FakeRuntime(clock), Target("d", "fake", "fp32", threads=2), ProtocolConfig())
+    visit = one_visit(sitting)
+    assert next(slices) > 40, "it went on until nobody waited"
+    assert visit.is_good()
+
+    monkeypatch.setattr("milliseek.devices.sitting._waited_ns", count(step=5_000_000).__next__)
+    assert one_visit(sitting).disturbed
+
+
+TWO_ON_ONE_CORE = """
+import hashlib, os, threading, time
+from milliseek.devices.sitting import _waited_ns
+
+os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])
+end = time.monotonic() + 1.0
+
+def work():
+    while time.monotonic() < end:
+        hashlib.sha256(bytes(1 << 20))  # without Python's lock
+
+before = _waited_ns()
+thread = threading.Thread(target=work)
+thread.start()
+work()
+print(_waited_ns() - before)
+thread.join()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other kernels keep no such account")
+def test_a_thread_that_shares_its_core_waits() -> None:
+    done = subprocess.run([sys.executable, "-c", TWO_ON_ONE_CORE], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 0.2e9
 
 
 def test_a_later_and_better_probe_condemns_a_visit(clock: Clock) -> None:
