@@ -44,7 +44,7 @@ def recipe(steps: int, weight_bits: int, seed: int) -> Recipe:
         Budget(steps=max(1, steps - quantised)),
         Budget(steps=quantised),
         weight_bits=weight_bits,
-        batch=64,
+        batch=32,
         learning_rate=0.05,
         dropout=0.0,
         augmentation="crop",

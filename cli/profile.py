@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from .options import Db, Json, Seed, open_database, seconds
-from .output import out, percent, print_json, progress_bar
+from .output import note, out, percent, print_json, progress_bar
 
 
 def profile(
@@ -81,9 +81,13 @@ def profile(
                 "networks": result.networks,
                 "seconds": result.seconds,
                 "held_out": result.held_out,
+                "failures": dict(result.failures),
             }
         )
         return
+    if result.failures:
+        count, (reason, *_) = sum(result.failures.values()), result.failures
+        note(f"{count} kernels could not be measured alone and are predicted from their sizes; most often: {reason}")
     held_out = result.held_out
     out.print(f"{result.predictor}: {result.kernels} kernels and {result.networks} networks, {result.seconds:.0f} s")
     if held_out["kernels"]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -67,7 +67,10 @@ NEVER_QUIET = 3.0
 
 @dataclass(frozen=True)
 class Profile:
-    """A stored predictor version: how many kernels and networks it rests on and how well it does on others."""
+    """A stored predictor version: how many kernels and networks it rests on and how well it does on others.
+
+    `failures`: why kernels could not be measured at all, and how many for each reason, the most frequent one first.
+    """
 
     target: str
     predictor: str
@@ -75,6 +78,7 @@ class Profile:
     networks: int
     seconds: float
     held_out: dict[str, Any]
+    failures: Mapping[str, int]
 
 
 def profile(
@@ -188,6 +192,7 @@ class _Run:
         self._models: dict[str, PreparedModel] = {}
         self._broken: set[str] = set()
         self._accuracy = ""
+        self.failures: Counter[str] = Counter()
 
     def measured(self) -> dict[Kernel, float]:
         """The lowest undisturbed visit of every kernel so far, in milliseconds."""
@@ -208,6 +213,7 @@ class _Run:
             for _ in range(MORE_ROUNDS):
                 self._visit_networks(measurer, candidates, self.plan.deadline)
             self._visit_again(measurer, pool, self.plan.deadline)
+            self.failures = Counter(measurer.failures.values())
             return [
                 CalibrationNetwork(c.name, c.family, c.kernels or self._split(device, c), tuple(visits))
                 for c in candidates
@@ -364,4 +370,6 @@ def _store(
             networks=networks,
         )
         name = f"{target.name}@{row.version}"
-    return Profile(target.name, name, trained_on, networks, run.plan.elapsed, held_out)
+    return Profile(
+        target.name, name, trained_on, networks, run.plan.elapsed, held_out, dict(run.failures.most_common())
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from types import SimpleNamespace
 
@@ -133,6 +134,17 @@ def test_a_network_that_cannot_be_measured_is_left_out_and_more_of_them_are_an_e
     assert "".join(tried) == "aBcdefgh" + "acdefgh"
     with pytest.raises(MeasurementError, match="E cannot"):
         run._visit_networks(measurer, [Candidate(name, "f", lambda: None) for name in "CDEFG"], run.plan.deadline)
+
+
+def test_a_profile_tells_why_kernels_could_not_be_measured(monkeypatch, make, clock):
+    device = SlowDevice(clock)
+    device.failures = {"a": "no such op", "b": "no such type", "c": "no such op"}
+    run = run_of(100, device, monkeypatch)
+    monkeypatch.setattr(profiling, "open_device", lambda *_: nullcontext())
+    monkeypatch.setattr(profiling, "Measurer", lambda *_: device)
+    monkeypatch.setattr(run, "_recalled", lambda _: [])
+    run.measure(pool_of([make.qconv(8 * c, 8 * c, 14) for c in range(1, 9)]), fit_kernel_model, None)
+    assert run.failures.most_common() == [("no such op", 2), ("no such type", 1)]
 
 
 def test_a_version_that_adds_rests_on_nothing_older_than_what_it_adds_to():
