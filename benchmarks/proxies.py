@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="JSON of all networks and their top-1, for milliseek proxies check")
     options = parser.parse_args()
     hyperspace, pictures = hyperspace_option(options.hyperspace), parse_data(options.data)
-    rng, plan = np.random.default_rng(options.seed), recipe(options.steps, options.weight_bits, options.seed)
+    rng, plan = np.random.default_rng(options.seed), recipe(options.steps, options.weight_bits, options.seed, pictures)
     database = Database.open(f"sqlite:///{options.db.absolute()}")
     try:
         spaces = [random_space(hyperspace, rng) for _ in range(options.networks)]

@@ -208,7 +208,7 @@ def main() -> None:
                 else:
                     networks = list(dict.fromkeys(each.subnet for found in chosen.values() for each in found.values()))
                     told(f"training {len(networks)} networks for {target.name}")
-                    plan = recipe(options.steps, target.weight_bits, options.seed)
+                    plan = recipe(options.steps, target.weight_bits, options.seed, pictures)
                     trained = dict(zip(networks, train_side_by_side(url, options.data, networks, plan), strict=True))
                     rows = [compared(database, target, found, trained) for found in chosen.values()]
                 figures[target.name] = {

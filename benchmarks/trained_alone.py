@@ -22,6 +22,7 @@ from milliseek.nas.training.recipe import Recipe
 from milliseek.nas.training.supernets import train_supernet
 from milliseek.spaces.space import Subnet
 
+BATCH = 32
 RESAMPLES = 2000
 
 
@@ -37,17 +38,20 @@ class Trained:
         return float(self.right.mean())
 
 
-def recipe(steps: int, weight_bits: int, seed: int) -> Recipe:
-    """The same for every network: four fifths of the steps in floating point, the rest quantised."""
+def recipe(steps: int, weight_bits: int, seed: int, pictures: Pictures) -> Recipe:
+    """The same for every network: four fifths of the steps in floating point, the rest quantised.
+
+    Pictures are augmented only where some are seen more than once.
+    """
     quantised = max(1, steps // 5)
     return Recipe(
         Budget(steps=max(1, steps - quantised)),
         Budget(steps=quantised),
         weight_bits=weight_bits,
-        batch=32,
+        batch=BATCH,
         learning_rate=0.05,
         dropout=0.0,
-        augmentation="none",  # so few steps show no picture twice
+        augmentation="crop" if steps * BATCH > len(pictures.train) else "none",
         seed=seed,
     )
 
