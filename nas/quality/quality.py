@@ -79,15 +79,16 @@ class CellCost:
     row_s: float
 
 
-def stage_fragment(task: CellTask, channels_in: int, channels_out: int) -> StageFragment:
+def stage_fragment(
+    hyperspace: Hyperspace, stage_number: int, block: int, channels_in: int, channels_out: int
+) -> StageFragment:
     """The elastic stage of a cell; it is entered at the middle one of the widths of the stage before.
 
-    `channels_in` and `channels_out` are those of the teacher's stage.
+    `stage_number` counts searched stages from 0; `channels_in` and `channels_out` are those of the teacher's stage.
     """
-    hyperspace = task.hyperspace
-    stage, before = hyperspace.searched[task.stage], hyperspace.stages[task.stage]
+    stage, before = hyperspace.searched[stage_number], hyperspace.stages[stage_number]
     return StageFragment(
-        hyperspace.blocks[task.block],
+        hyperspace.blocks[block],
         stage.widths,
         stage.depths,
         stage.stride,
@@ -161,7 +162,7 @@ class _Cell:
         inputs, outputs = (
             maps[task.hyperspace.resolutions[0]] for maps in (self.features.inputs, self.features.outputs)
         )
-        self.fragment = stage_fragment(task, inputs.shape[1], outputs.shape[1])
+        self.fragment = stage_fragment(task.hyperspace, task.stage, task.block, inputs.shape[1], outputs.shape[1])
         self.rng = np.random.default_rng((task.seed, task.stage, task.block))
         self.extremes = tuple(self.fragment.extreme(largest=largest) for largest in (True, False))
         self.mean, self.spread = self._signal()

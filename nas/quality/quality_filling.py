@@ -17,7 +17,7 @@ from ...db.engine import Database
 from ...errors import InvalidInput
 from ...spaces.hyperspace import Hyperspace
 from ..pictures.data import Pictures
-from .quality import CellTask, distill_cell
+from .quality import CellTask, distill_cell, stage_fragment
 from .quality_cells import Workers, all_workers, each_cell
 from .quality_rows import QualityRow, store_rows, stored_rows
 from .quality_table import QualityPlan, QualityTable, hyperspace_row_id, read_table
@@ -101,8 +101,20 @@ def fill_table(
 
 
 def table_cells(hyperspace: Hyperspace) -> list[tuple[int, int]]:
-    """(searched stage from 0, block type) of all cells, those with the largest maps first."""
-    return [(s, b) for s in range(len(hyperspace.searched)) for b in range(len(hyperspace.blocks))]
+    """(searched stage from 0, block type) of all cells, those with most parameters first.
+
+    They take longest, and the last cells to be begun should be short: the other workers wait for them.
+    """
+
+    def parameters(cell: tuple[int, int]) -> int:
+        s, block = cell
+        fragment = stage_fragment(
+            hyperspace, s, block, max(hyperspace.stages[s].widths), max(hyperspace.searched[s].widths)
+        )
+        return fragment.network(fragment.extreme(largest=True), max(hyperspace.resolutions)).params
+
+    cells = [(s, b) for s in range(len(hyperspace.searched)) for b in range(len(hyperspace.blocks))]
+    return sorted(cells, key=parameters, reverse=True)
 
 
 @contextmanager

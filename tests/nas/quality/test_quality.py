@@ -283,3 +283,10 @@ def test_the_command_makes_a_table_and_hands_out_its_teacher(tmp_path, few_steps
     assert (again["table"], again["teacher"], again["weight_bits"]) == ("again", made["teacher"], 8)
     with pytest.raises(StorageError, match="cannot be written: No such file"):
         run("--teacher-out", "nowhere/teacher.pt")
+
+
+def test_the_longest_cells_come_first():
+    cells = quality_filling.table_cells(SMALL32)
+    assert len(cells) == 4 * 6
+    assert {cells[0], cells[1]} == {(3, 5), (2, 5)}, "fused blocks of the last stages have most weights"
+    assert cells[-1] == (0, 0)
