@@ -44,7 +44,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, help="JSON of all networks and their top-1, for milliseek proxies check")
     options = parser.parse_args()
-    hyperspace, pictures = hyperspace_option(options.hyperspace), parse_data(options.data)
+    hyperspace = hyperspace_option(options.hyperspace)
+    pictures = parse_data(options.data, max(hyperspace.resolutions))
     rng, plan = np.random.default_rng(options.seed), recipe(options.steps, options.weight_bits, options.seed, pictures)
     database = Database.open(f"sqlite:///{options.db.absolute()}")
     try:

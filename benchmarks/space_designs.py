@@ -184,7 +184,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--networks", type=Path, help="JSON of all networks, for milliseek proxies check")
     options = parser.parse_args()
-    hyperspace, pictures = hyperspace_option(options.hyperspace), parse_data(options.data)
+    hyperspace = hyperspace_option(options.hyperspace)
+    pictures = parse_data(options.data, max(hyperspace.resolutions))
     url = f"sqlite:///{options.db.absolute()}"
     database = Database.open(url)
     figures: dict[str, Any] = {}

@@ -68,7 +68,8 @@ def train_side_by_side(url: str, data: str, subnets: Sequence[Subnet], plan: Rec
 def _train_in_process(url: str, data: str, encoding: str, plan: Recipe) -> Trained:
     database = Database.open(url)
     try:
-        return train_alone(database, Subnet.decode(encoding), parse_data(data), plan)
+        subnet = Subnet.decode(encoding)
+        return train_alone(database, subnet, parse_data(data, max(subnet.space.hyperspace.resolutions)), plan)
     finally:
         database.close()
 

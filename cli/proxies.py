@@ -62,7 +62,8 @@ def check(
 
     proxies = proxies_named(names or [])
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        chosen, pictures = hyperspace_option(hyperspace), parse_data(data)
+        chosen = hyperspace_option(hyperspace)
+        pictures = parse_data(data, max(chosen.resolutions))
         networks = read_networks(file, chosen) if file else {}
         if studies or not file:
             networks |= measured_networks(database, chosen, pictures.fingerprint, studies or ())
@@ -111,7 +112,8 @@ def score_subnets(
 
     proxies = proxies_named(names or [])
     decoded = [Subnet.decode(subnet) for subnet in subnets]
-    task = ProxyTask.of(parse_data(data), seed)
+    pictures = parse_data(data, max(resolution for s in decoded for resolution in s.space.hyperspace.resolutions))
+    task = ProxyTask.of(pictures, seed)
     scores = [{name: proxy(subnet, task) for name, proxy in proxies.items()} for subnet in decoded]
     if json:
         told = [{name: _finite(value) for name, value in each.items()} for each in scores]
@@ -147,7 +149,8 @@ def search(
 
     limits = milliseconds_list(budgets)
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        objective, of, pictures = proxies_named([proxy])[proxy], Space.decode(space), parse_data(data)
+        objective, of = proxies_named([proxy])[proxy], Space.decode(space)
+        pictures = parse_data(data, max(of.hyperspace.resolutions))
         known = check_proven(database, of.hyperspace, pictures.fingerprint, proxy, force=force)
         with latency_client(database, server) as client:
             lookup = LatencyLookup(client.latency_table(of.encoding, device_target(database, target).name))

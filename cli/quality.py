@@ -51,7 +51,8 @@ def quality(
     limit_s = seconds(budget)
     bits = int(weight_bits) if weight_bits else facts.weight_bits(facts.local_facts())
     with open_database(db) as database, progress_bar(quiet=json) as on_progress:
-        chosen, pictures = hyperspace_option(hyperspace), parse_data(data)
+        chosen = hyperspace_option(hyperspace)
+        pictures = parse_data(data, max(chosen.resolutions))
         asked = QualityBudget(limit_s, rows, bits, seed)
         called = name or table_name(chosen, pictures, asked)
         made = make_table(database, chosen, pictures, called, asked, checkpoint=teacher, on_progress=on_progress)

@@ -118,6 +118,7 @@ def evolve(
                 scorer,
                 name,
                 score,
+                draws=[samples, seed] if score == "montecarlo" else None,
                 evaluations=evaluations,
                 seed=seed,
                 on_trial=lambda done: on_progress("evolving the space", done, evaluations),
@@ -142,9 +143,11 @@ def evolve(
                 **breeding,
             )
             wanted = [device_target(database, target) for target in targets or [DEFAULT_TARGET]]
-            pictures = parse_data(data)
+            pictures = parse_data(data, max(chosen.resolutions))
+            table = find_table(database, quality) if quality else None
             of = "+".join(target.name.replace("/", "-") for target in wanted)
-            name = study or f"{chosen.name}-{pictures.fingerprint[:8]}-{of}-{seed}"
+            begun_with = [f"{ms:g}" for each in limits or () for ms in each] + ([table.sha256[:8]] if table else [])
+            name = study or "-".join((chosen.name, pictures.fingerprint[:8], of, *begun_with, str(seed)))
             with latency_client(database, server) as client:
                 designed = design_space(
                     database,
@@ -155,7 +158,7 @@ def evolve(
                     name,
                     plan,
                     constraints_ms=limits,
-                    quality=find_table(database, quality) if quality else None,
+                    quality=table,
                     on_progress=on_progress,
                 )
             ranking, seconds_scoring, by_target = designed.ranking, designed.seconds_scoring, designed.constraints_ms

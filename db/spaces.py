@@ -82,10 +82,7 @@ def find_subnet(session: Session, space_id: int, encoding: str) -> Subnet | None
 
 
 def add_quality_rows(session: Session, hyperspace_id: int, teacher_sha256: str, rows: Iterable[QualityRow]) -> None:
-    """Store rows of a quality table in bulk; a sub-stage that is there already gets the new NSR.
-
-    So an interrupted distillation can be repeated without counting a sub-stage twice.
-    """
+    """Store rows of a quality table in bulk; a sub-stage that is there already gets the new NSR."""
     table = {"hyperspace_id": hyperspace_id, "teacher_sha256": teacher_sha256}
     by_key = {row.key: row for row in rows}
     cells = {(stage, block, window) for stage, block, window, _, _ in by_key}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from ..errors import NotFound
@@ -217,6 +217,11 @@ def find_run(session: Session, name: str) -> Run | None:
 def list_runs(session: Session) -> Sequence[Run]:
     """All runs in the order they were begun."""
     return session.scalars(select(Run).order_by(Run.id)).all()
+
+
+def forget_run(session: Session, name: str) -> None:
+    """Remove the run `name`, if there is one."""
+    session.execute(delete(Run).where(Run.name == name))
 
 
 def finish_phase(session: Session, name: str, phase: str, result: dict[str, Any], *, last: bool = False) -> Run:

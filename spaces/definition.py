@@ -15,6 +15,10 @@ from .layers import Activation
 MAX_DIGIT_CHOICES = 10
 """Block types of a hyperspace and windows of a stage: each is one digit of an encoding."""
 MAX_STAGES = 16
+MIN_HW = 2
+"""Least height of any stage's output: a teacher's map of one pixel has no variance to imitate."""
+MAX_FIXED_CHOICES = 10_000
+"""Rows for the combinations of stage 0's blocks, shallower ones repeated so that every depth weighs the same."""
 MAX_WIDTH, MAX_RESOLUTION, MAX_KERNEL, MAX_EXPAND, MAX_DEPTH = 4095, 1023, 15, 40.0, 32
 """What a latency table can tell apart."""
 
@@ -93,7 +97,15 @@ def parse_hyperspace(values: Any) -> Hyperspace:
     head.end()
     act: Activation = top.choice("act", get_args(Activation), default="relu")  # type: ignore[assignment]
     top.end()
-    return Hyperspace(name, resolutions, types, stem_widths, stem_stride, stages, width, mix, act, classes)
+    hyperspace = Hyperspace(name, resolutions, types, stem_widths, stem_stride, stages, width, mix, act, classes)
+    for number, (_, hw) in enumerate(hyperspace.stage_hw(resolutions[0])):
+        if hw < MIN_HW:
+            raise InvalidInput(
+                f"Behind stage {number} a picture of {resolutions[0]} pixels is {hw} x {hw}, less than "
+                f"{MIN_HW} x {MIN_HW}.",
+                "Leave out a stride of 2, or that resolution.",
+            )
+    return hyperspace
 
 
 def _parse_stages(values: Any) -> tuple[Stage, ...]:
@@ -120,6 +132,12 @@ def _parse_stage(values: Any, number: int) -> Stage:
     if number == 0:
         fixed = _parse_block(fields.take("block"), "the block of stage 0")
         fields.end()
+        choices = len(widths) * len(fixed.kernels) * len(fixed.expands)
+        if len(depths) * choices ** depths[-1] > MAX_FIXED_CHOICES:
+            raise InvalidInput(
+                f"Stage 0 has {choices} kinds of blocks and up to {depths[-1]} of them: all combinations are compared.",
+                "Give it fewer widths, kernels or expansions, or less depth.",
+            )
         return Stage(widths, depths, stride, fixed=fixed)
     window = fields.integer("window", 1, MAX_WIDTH)
     fields.end()

@@ -85,8 +85,8 @@ class AgingEvolution(BaseSampler):
                 params = self.domain.initial(number, rng)
             elif attempt < self.ATTEMPTS // 5:
                 params = self.domain.child(self.parent(among, parents), number, rng)
-            else:  # the best parents have no new children left: grandchildren, and so on
-                params = self.domain.child(params, number, rng)
+            else:  # the best parents have no new children left: grandchildren, and so on, of both kinds
+                params = self.domain.child(params, number + attempt, rng)
             if identity(params) not in known:
                 break
         return params

@@ -12,6 +12,7 @@ import csv
 import io
 import json
 import zipfile
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -56,7 +57,13 @@ class PublishedTables:
         """What a study notes of them, to be resumed with the same ones."""
         total_ms = sum(float(rows.ms.sum()) for rows in self._rows.values())
         fixed_ms = {str(resolution): ms for resolution, ms in self.fixed_ms.items()}
-        return {"cells": len(self._rows), "total_ms": round(total_ms, 3), "fixed_ms": fixed_ms}
+        total_nsr = sum(float(rows.nsr.sum()) for rows in self._rows.values())
+        return {
+            "cells": len(self._rows),
+            "total_ms": round(total_ms, 3),
+            "total_nsr": round(total_nsr, 3),
+            "fixed_ms": fixed_ms,
+        }
 
     def rows(self, cell: Cell) -> CellRows:
         """Rows of a cell."""
@@ -122,7 +129,13 @@ def _read(path: Path, folder: str, name: str) -> str:
                 for member in (f"{folder}/{name}", name):
                     if member in archive.NameToInfo:
                         return archive.read(member).decode("utf-8")
-    except (OSError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+    except (
+        OSError,
+        zipfile.BadZipFile,
+        zlib.error,
+        RuntimeError,
+        UnicodeDecodeError,
+    ) as error:  # RuntimeError: encrypted
         raise InvalidInput(f"{path} is no folder or zip file of block tables: {error}.", "Check the path.") from error
     raise InvalidInput(f"{path} has no table {name} of '{folder}'.", "Every stage, block and window needs one.")
 

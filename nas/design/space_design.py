@@ -19,7 +19,7 @@ from ..quality.quality_filling import fill_table, load_teacher, new_table
 from ..quality.quality_table import QualityPlan, QualityTable, read_table
 from ..quality.teacher import teacher_top1, train_teacher
 from ..training.budget import Budget
-from .fastest import check_budgets
+from .fastest import check_budgets, check_constraints
 from .latency_budgets import default_budgets_ms
 from .score import ScoreKind
 from .score_tables import MeasuredTables
@@ -46,6 +46,11 @@ class SpacePlan:
     score: ScoreKind = "exact"
     score_samples: int = 60_000
     seed: int = 0
+
+    @property
+    def draws(self) -> list[int] | None:
+        """What Monte Carlo's scores depend on, number and seed; None for exact ones."""
+        return [self.score_samples, self.seed] if self.score == "montecarlo" else None
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,8 @@ def design_space(
     Raises InvalidInput.
     """
     names = [target.name for target in targets]
+    if len(set(names)) < len(names):
+        raise InvalidInput("A target is given twice.", "Give each --target once.")
     with database.session(read_only=True) as session:
         begun = queries.begun_predictors(session, study)
     lookups = {name: LatencyLookup(client.latency_table(hyperspace.name, begun.get(name, name))) for name in names}
@@ -104,11 +111,13 @@ def design_space(
             "quality": table.sha256,
             "constraints_ms": {name: list(limits) for name, limits in zip(names, constraints_ms, strict=True)},
             "score": plan.score,
+            "draws": plan.draws,
         }
         with database.session() as session:
             predictors = [lookup.table.predictor for lookup in lookups.values()]
-            queries.get_or_create_study(session, study, kind="space", config=config, predictors=predictors)
-    _check_study(study, config, hyperspace, pictures, plan.score, names)
+            row = queries.get_or_create_study(session, study, kind="space", config=config, predictors=predictors)
+            config = dict(row.config)  # another worker may have begun it in the meantime
+    _check_study(study, config, hyperspace, pictures, plan, names, constraints_ms, quality)
     table = read_table(database, config["quality"])
     teacher = load_teacher(database.artefacts.read(table.teacher), hyperspace, len(pictures.classes))
     rows = fill_table(
@@ -120,16 +129,11 @@ def design_space(
         on_cell=lambda done, total: on_progress("distilling stages", done, total),
     )
     limits_ms = {name: tuple(limits) for name, limits in config["constraints_ms"].items()}
-    each = {
-        name: make_scorer(
-            plan.score,
-            MeasuredTables(hyperspace, rows, lookups[name], table.noise),
-            limits,
-            samples=plan.score_samples,
-            seed=plan.seed,
-        )
-        for name, limits in limits_ms.items()
-    }
+    each = {}
+    for name, limits in limits_ms.items():
+        tables = MeasuredTables(hyperspace, rows, lookups[name], table.noise)
+        check_constraints(tables, limits)
+        each[name] = make_scorer(plan.score, tables, limits, samples=plan.score_samples, seed=plan.seed)
     scorer = TimedScorer(SeveralTargets.of(each))
     ranking = evolve_space(
         database.url,
@@ -171,16 +175,31 @@ def _check_study(
     config: dict[str, Any],
     hyperspace: Hyperspace,
     pictures: Pictures,
-    score: ScoreKind,
+    plan: SpacePlan,
     targets: Sequence[str],
+    constraints_ms: Sequence[Sequence[float]] | None,
+    quality: QualityTable | None,
 ) -> None:
-    begun = [config.get(key) for key in ("hyperspace", "data", "score")]
-    if begun != [hyperspace.name, pictures.fingerprint, score] or set(config["constraints_ms"]) != set(targets):
-        raise InvalidInput(
-            f"The study '{study}' was begun with other data, another hyperspace, another score or other targets "
-            f"({config.get('hyperspace')}, {config.get('score')}).",
-            "Give the same ones to resume it, or another name for a new study.",
-        )
+    """Raise InvalidInput, naming the first difference, where the study was begun with something else."""
+    begun_ms = config["constraints_ms"]
+    asked: dict[str, tuple[Any, Any]] = {
+        "hyperspace": (config.get("hyperspace"), hyperspace.name),
+        "data": (config.get("data"), pictures.fingerprint),
+        "score": (config.get("score"), plan.score),
+        "number of Monte Carlo draws, or seed": (config.get("draws"), plan.draws),
+        "targets": (sorted(begun_ms), sorted(targets)),
+    }
+    if constraints_ms is not None and len(constraints_ms) == len(targets):
+        given = {name: list(limits) for name, limits in zip(targets, constraints_ms, strict=True)}
+        asked["constraints"] = (begun_ms, given)
+    if quality is not None:
+        asked["quality table"] = (config["quality"], quality.sha256)
+    for what, (before, now) in asked.items():
+        if before != now:
+            raise InvalidInput(
+                f"The study '{study}' was begun with other {what} ({before}).",
+                "Give the same to resume it, or another name with --study.",
+            )
 
 
 def best_space(ranking: Sequence[ScoredSpace]) -> Space:

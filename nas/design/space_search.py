@@ -56,14 +56,18 @@ class SpaceDomain:
         return self.params(random_space(self.hyperspace, rng))
 
     def child(self, parent: Params, number: int, rng: np.random.Generator) -> Params:
-        """The parent with one block type changed (even trials) or one window changed (odd trials)."""
-        changeable = [
+        """The parent with one block type changed (even trials) or one window changed (odd trials).
+
+        With one of the other kind where there is nothing to choose; the parent itself where there is no choice at all.
+        """
+        free = [
             name
             for name, distribution in self.distributions.items()
-            if name.startswith("window" if number % 2 else "block")
-            and isinstance(distribution, IntDistribution)
-            and distribution.high > 0
+            if isinstance(distribution, IntDistribution) and distribution.high > 0
         ]
+        if not free:
+            return parent
+        changeable = [name for name in free if name.startswith("window" if number % 2 else "block")] or free
         name = changeable[rng.integers(len(changeable))]
         distribution = self.distributions[name]
         assert isinstance(distribution, IntDistribution)

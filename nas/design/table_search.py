@@ -39,13 +39,17 @@ def evolve_on_tables(
     study: str,
     kind: ScoreKind,
     *,
+    draws: list[int] | None = None,
     evaluations: int,
     population: int = 500,
     tournament: int = 125,
     seed: int = 0,
     on_trial: Callable[[int], None] = lambda _: None,
 ) -> list[ScoredSpace]:
-    """Run or resume a study on published tables; raises InvalidInput where it was begun with others."""
+    """Run or resume a study on published tables; raises InvalidInput where it was begun with others.
+
+    `draws`: what Monte Carlo's scores depend on, their number and the seed.
+    """
     check_constraints(tables, scorer.constraints_ms)
     config: dict[str, Any] = {
         "hyperspace": tables.hyperspace.name,
@@ -53,12 +57,13 @@ def evolve_on_tables(
         "digest": tables.digest,
         "constraints_ms": list(scorer.constraints_ms),
         "score": kind,
+        "draws": draws,
     }
     with database.session() as session:
         _hyperspace_row(session, tables.hyperspace)
         row = queries.get_or_create_study(session, study, kind="space", config=config)
         begun = dict(row.config)
-    for key in ("hyperspace", "digest", "constraints_ms", "score"):
+    for key in ("hyperspace", "digest", "constraints_ms", "score", "draws"):
         if begun.get(key) != config[key]:
             raise InvalidInput(
                 f"The study '{study}' was begun with another {key} ({begun.get(key)}).",

@@ -32,8 +32,9 @@ from .teacher import read_features
 LEAST_TRAINED = 8
 HELD_OUT = 96
 """Pictures at the end of the features on which rows are measured, never trained on."""
-MEASURED_POSITIONS, LEAST_MEASURED = 6144, 16
-"""Rows are measured on so many spatial positions at the largest resolution, on the same pictures at all of them."""
+MEASURED_POSITIONS, LEAST_MEASURED = 3072, 16
+"""Rows are measured on so many positions of the stage's output at the smallest resolution, where the readout has to be
+found from fewest, and on the same pictures at all resolutions."""
 WARMED, REHEARSED = 4, 16
 """Steps before those that are timed, and those: every step draws another sub-stage."""
 DRAWS = 30
@@ -188,8 +189,8 @@ class _Cell:
         total, hw = inputs.shape[0], inputs.shape[2]
         reserved = min(HELD_OUT, total // 4)
         if held_out:
-            largest = max(each.shape[2] for each in self.features.inputs.values())
-            count = min(reserved, max(LEAST_MEASURED, MEASURED_POSITIONS // largest**2))
+            smallest = min(each.shape[2] for each in self.features.outputs.values())
+            count = min(reserved, max(LEAST_MEASURED, MEASURED_POSITIONS // smallest**2))
             index = np.arange(total - count, total)
         else:
             count = min(total - reserved, max(LEAST_TRAINED, self.task.positions // hw**2))

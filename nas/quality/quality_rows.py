@@ -23,12 +23,19 @@ class QualityRow:
 
 
 def store_rows(database: Database, hyperspace_id: int, teacher_sha256: str, rows: Sequence[QualityRow]) -> None:
-    """Keep rows of a teacher's quality table."""
+    """Keep the rows of a cell, unless another worker was first: a cell has the rows of one training."""
     stored = [
         queries.QualityRow(r.stage, r.block, r.window, r.resolution, encode_choices(r.choices), r.nsr) for r in rows
     ]
+    cells = {(row.stage, row.block) for row in rows}
     with database.session() as session:
-        queries.add_quality_rows(session, hyperspace_id, teacher_sha256, stored)
+        known = {
+            (stage, block)
+            for stage, block in cells
+            if queries.quality_rows(session, hyperspace_id, teacher_sha256, stage=stage, block=block)
+        }
+        new = [row for row in stored if (row.stage, row.block) not in known]
+        queries.add_quality_rows(session, hyperspace_id, teacher_sha256, new)
 
 
 def stored_rows(database: Database, hyperspace_id: int, teacher_sha256: str) -> list[QualityRow]:

@@ -103,21 +103,36 @@ def make_table(
                 f"The quality table '{name}' was begun with another {key.replace('_', ' ')} ({begun.get(key)}).",
                 "Give the same one to go on, or another --name.",
             )
-    device = workers.devices[0]
-    if "teacher" in state:
-        sha256 = state["teacher"]["sha256"]
-        teacher = load_teacher(database.artefacts.read(sha256), hyperspace, len(pictures.classes), device)
-    else:
-        teacher = _teacher(hyperspace, pictures, budget, checkpoint, device, on_progress)
-        top1 = teacher_top1(teacher, pictures, "val")
-        kept = {"sha256": store_teacher(database, teacher), "top1": top1, "seconds": time.monotonic() - started}
-        state = _keep(database, name, "teacher", kept)
+    device, classes = workers.devices[0], len(pictures.classes)
     if "table" not in state:
-        left_s = budget.seconds - float(state["teacher"]["seconds"])
-        plan = _plan(hyperspace, teacher, pictures, budget, left_s, workers, on_progress)
-        table = new_table(database, hyperspace, teacher, pictures, state["teacher"]["top1"], plan)
+        kept = state.get("teacher")
+        if checkpoint is None and kept is not None and kept.get("budget_s") == budget.seconds:
+            teacher = load_teacher(database.artefacts.read(kept["sha256"]), hyperspace, classes, device)
+        else:
+            teacher = _teacher(hyperspace, pictures, budget, checkpoint, device, on_progress)
+            kept = {
+                "sha256": store_teacher(database, teacher),
+                "top1": teacher_top1(teacher, pictures, "val"),
+                "seconds": time.monotonic() - started,
+                "budget_s": None if checkpoint else budget.seconds,
+            }
+            _keep(database, name, "teacher", kept)
+        left_s = budget.seconds - float(kept["seconds"])
+        try:
+            plan = _plan(hyperspace, teacher, pictures, budget, left_s, workers, on_progress)
+        except InvalidInput:
+            with database.session() as session:
+                queries.forget_run(session, run_name(name))  # whoever tries again may ask for other rows
+            raise
+        table = new_table(database, hyperspace, teacher, pictures, kept["top1"], plan)
         state = _keep(database, name, "table", {"sha256": table.sha256})
-    table = read_table(database, state["table"]["sha256"])
+    table = read_table(database, state["table"]["sha256"])  # another worker's, where that was first
+    teacher = load_teacher(database.artefacts.read(table.teacher), hyperspace, classes, device)
+    if checkpoint is not None and store_teacher(database, _loaded(checkpoint, hyperspace, classes)) != table.teacher:
+        raise InvalidInput(
+            f"The quality table '{name}' was begun with another teacher than {checkpoint}.",
+            "Leave --teacher out to go on, or give another --name.",
+        )
     rows = fill_table(
         database,
         hyperspace,
@@ -176,11 +191,15 @@ def _teacher(
             device=device,
             report=lambda fraction: on_progress("training the teacher", fraction, 1),
         )
+    return _loaded(checkpoint, hyperspace, len(pictures.classes), device)
+
+
+def _loaded(checkpoint: Path, hyperspace: Hyperspace, classes: int, device: str = "cpu") -> Teacher:
     try:
         data = checkpoint.read_bytes()
     except OSError as error:
         raise InvalidInput(f"{checkpoint} cannot be read: {error.strerror}.", "Check the path.") from error
-    return load_teacher(data, hyperspace, len(pictures.classes), device)
+    return load_teacher(data, hyperspace, classes, device)
 
 
 def _plan(
@@ -217,5 +236,9 @@ def _plan(
 
 
 def _keep(database: Database, name: str, phase: str, result: dict[str, Any], *, last: bool = False) -> dict[str, Any]:
+    """The run's state with the result of this phase; its table stays the one that was kept first."""
     with database.session() as session:
+        known = queries.find_run(session, run_name(name))
+        if phase == "table" and known is not None and phase in known.state:
+            return dict(known.state)
         return dict(queries.finish_phase(session, run_name(name), phase, result, last=last).state)

@@ -16,8 +16,12 @@ from .supernet import Supernet
 def calibration_batches(
     pictures: Pictures, count: int = 4, batch: int = 64, seed: int = 0
 ) -> list[tuple[Tensor, Tensor]]:
-    """Training batches for `recalibrate`, to be made once and used for every subnet."""
-    return [Batches(pictures, batch, seed).at(step) for step in range(count)]
+    """Training batches for `recalibrate`, to be made once and used for every subnet.
+
+    They are not augmented: what is evaluated and shipped sees pictures as they are.
+    """
+    batches = Batches(pictures, batch, seed, "none")
+    return [batches.at(step) for step in range(count)]
 
 
 @torch.no_grad()

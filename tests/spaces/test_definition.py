@@ -93,6 +93,17 @@ def test_what_is_no_hyperspace(tmp_path, known, old, new, message):
     assert "mine.yaml" in caught.value.message
 
 
+def test_hyperspaces_that_nobody_could_compare_are_refused():
+    values = copy.deepcopy(definition(SMALL32))
+    values["stages"][0]["depths"] = list(range(1, 14))
+    with pytest.raises(InvalidInput, match="Stage 0 has 4 kinds of blocks and up to 13 of them"):
+        parse_hyperspace(values)
+    values = copy.deepcopy(definition(SMALL32))
+    values["resolutions"], values["stem"]["stride"] = [8, 32], 2
+    with pytest.raises(InvalidInput, match="Behind stage 3 a picture of 8 pixels is 1 x 1"):
+        parse_hyperspace(values)
+
+
 def test_more_than_ten_blocks_are_refused():
     values = copy.deepcopy(definition(SMALL32))
     values["blocks"] = [{"type": "mbv2", "kernels": [3], "expands": [1 + i]} for i in range(11)]

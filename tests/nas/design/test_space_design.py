@@ -139,8 +139,17 @@ def test_a_design_is_resumed_with_what_it_was_begun_with(database, targets, pict
         found.constrained([[1.0]])
     with pytest.raises(InvalidInput, match="no target 'phone'"):
         found.only("phone")
-    with pytest.raises(InvalidInput, match="was begun with other data, another hyperspace, another score or other"):
-        designed(database, targets[:1], pictures, "study", table)
+    with pytest.raises(InvalidInput, match="was begun with other targets"):
+        designed(database, targets[:1], pictures, "study")
+    with pytest.raises(InvalidInput, match="was begun with other constraints"):
+        designed(database, targets, pictures, "study", constraints_ms=[[1.0], [0.7, 2.0]])
+    other = new_table(database, TINY32, Teacher(TINY32, 10).eval(), pictures, 0.6, ASKED)
+    with pytest.raises(InvalidInput, match="was begun with other quality table"):
+        designed(database, targets, pictures, "study", other)
+    with pytest.raises(InvalidInput, match="was begun with other score"):
+        designed(database, targets, pictures, "study", plan=replace(PLAN, score="montecarlo"))
+    with pytest.raises(InvalidInput, match="A target is given twice"):
+        designed(database, [targets[0], targets[0]], pictures, "study", table)
 
 
 def test_a_resumed_design_keeps_its_predictors(database, targets, pictures, table, monkeypatch):

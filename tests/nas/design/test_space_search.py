@@ -2,14 +2,16 @@
 
 import sqlite3
 from contextlib import closing
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from optuna.trial import TrialState
+from optuna.trial import TrialState, create_trial
 
+from milliseek.nas.design.evolution import AgingEvolution, identity
 from milliseek.nas.design.score import SpaceScore
 from milliseek.nas.design.space_search import SpaceDomain, evolve_space, ranked_spaces
 from milliseek.nas.studies import load_study
@@ -87,6 +89,38 @@ def test_it_finds_better_spaces_resumes_and_ranks(url):
     assert all((s.score, s.p, s.quality) == (0.0, (0.0,), (float("inf"),)) for s in slow)
     assert slow
     assert ranked_spaces(load_study(url, "spaces")) == ranked
+
+
+def test_no_space_is_scored_twice_when_all_windows_of_the_best_blocks_are_known():
+    """Both kinds of children are tried: with two block types there are few windows for the blocks of the best."""
+    narrow = replace(SMALL32, name="narrow", blocks=SMALL32.blocks[1:3])
+    domain = SpaceDomain(narrow)
+    sampler = AgingEvolution(domain, population=20, tournament=10, litter=2, seed=0)
+    finished, known = [], set()
+    for number in range(600):
+        params = sampler.propose(number, finished, known)
+        known.add(identity(params))
+        value = -sum(params[f"block{i}"] for i in range(1, 5))
+        trial = create_trial(values=[value], params=params, distributions=dict(domain.distributions))
+        trial.number = number
+        finished.append(trial)
+    assert len(known) == 600 < narrow.size
+
+
+WHOLE_WINDOWS = tuple(replace(stage, window=len(stage.widths)) for stage in SMALL32.stages)
+
+
+@pytest.mark.parametrize("change", [{"blocks": SMALL32.blocks[:1]}, {"stages": WHOLE_WINDOWS}])
+def test_where_one_kind_of_choice_is_none_the_other_is_changed(change):
+    domain, rng = SpaceDomain(replace(SMALL32, **change)), np.random.default_rng(0)
+    parent = domain.initial(0, rng)
+    assert all(domain.child(parent, number, rng) != parent for number in (0, 1))
+
+
+def test_a_hyperspace_of_one_space_has_no_other_child():
+    domain = SpaceDomain(replace(SMALL32, blocks=SMALL32.blocks[:1], stages=WHOLE_WINDOWS))
+    parent = domain.initial(0, np.random.default_rng(0))
+    assert domain.child(parent, 0, np.random.default_rng(0)) == parent
 
 
 def test_progress_is_told(url):

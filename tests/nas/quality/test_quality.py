@@ -20,6 +20,7 @@ from milliseek.nas.quality.nsr import nsr, readout_nsr
 from milliseek.nas.quality.quality import CellCost, CellTask, QualityRow, _Cell, distill_cell, rehearse_cell
 from milliseek.nas.quality.quality_cells import Workers, each_cell
 from milliseek.nas.quality.quality_filling import load_teacher
+from milliseek.nas.quality.quality_rows import store_rows, stored_rows
 from milliseek.nas.quality.quality_run import QualityBudget, affordable_steps, find_table, make_table
 from milliseek.nas.quality.quality_table import table_rows
 from milliseek.nas.quality.teacher import (
@@ -31,7 +32,7 @@ from milliseek.nas.quality.teacher import (
     write_features,
 )
 from milliseek.nas.training.budget import Budget
-from milliseek.spaces.blocks import ONNXW_BLOCKS
+from milliseek.spaces.blocks import ONNXW_BLOCKS, BlockChoice
 from milliseek.spaces.definition import definition
 from milliseek.spaces.hyperspace import SMALL32, Hyperspace, Stage
 
@@ -232,6 +233,18 @@ def test_a_table_goes_on_with_the_cells_that_are_missing(database, pictures, few
         find_table(database, "other")
 
 
+def test_a_cell_has_the_rows_of_the_worker_that_was_first(database):
+    hyperspace_id = quality_filling.hyperspace_row_id(database, MINI)
+    choices = (BlockChoice(16, 3, 1.0), BlockChoice(24, 3, 1.0))
+    first, second = (QualityRow(0, 0, 0, 16, (choice,), nsr) for choice, nsr in zip(choices, (0.5, 0.4), strict=True))
+    one, other = (quality_filling.store_teacher(database, Teacher(MINI, classes)) for classes in (2, 3))
+    store_rows(database, hyperspace_id, one, [first])
+    store_rows(database, hyperspace_id, one, [second])
+    store_rows(database, hyperspace_id, other, [second])
+    assert stored_rows(database, hyperspace_id, one) == [first]
+    assert stored_rows(database, hyperspace_id, other) == [second]
+
+
 def test_a_budget_that_is_too_small_says_what_is_needed(database, pictures, monkeypatch):
     monkeypatch.setattr(quality_run, "PICTURES", 24)
     with pytest.raises(
@@ -239,6 +252,10 @@ def test_a_budget_that_is_too_small_says_what_is_needed(database, pictures, monk
     ) as caught:
         make_table(database, MINI, pictures, "mine", QualityBudget(0.05, rows=3000), workers=HERE)
     assert int(re.search(r"about (\d+) s", caught.value.message)[1]) > 1
+    with pytest.raises(NotFound):  # nothing is kept of it: the next one may ask for other rows
+        find_table(database, "mine")
+    with pytest.raises(InvalidInput, match="too short for 3 rows"):
+        make_table(database, MINI, pictures, "mine", QualityBudget(0.05, rows=3), workers=HERE)
 
 
 def test_a_teacher_comes_from_a_checkpoint(tmp_path, database, pictures, few_steps, monkeypatch):
@@ -251,6 +268,9 @@ def test_a_teacher_comes_from_a_checkpoint(tmp_path, database, pictures, few_ste
     kept = load_teacher(database.artefacts.read(made.table.teacher), MINI, 10)
     assert all(torch.equal(kept.state_dict()[name], value) for name, value in given.state_dict().items())
 
+    torch.save(Teacher(MINI, 10).cpu_state(), file)
+    with pytest.raises(InvalidInput, match="'mine' was begun with another teacher"):
+        make_table(database, MINI, pictures, "mine", BUDGET, checkpoint=file, workers=HERE)
     for name, content in (("others", None), ("garbage", b"garbage"), ("missing", b"")):
         if content is None:
             torch.save(Teacher(SMALL32, 10).cpu_state(), file)
