@@ -80,7 +80,7 @@ def search(
         from ..nas.pictures.data import parse_data
         from ..nas.search.confirmation import confirm as confirmed_subnets
         from ..nas.search.objectives import parse_goal
-        from ..nas.search.subnet_studies import SearchPlan, find_subnets
+        from ..nas.search.subnet_studies import SearchPlan, begun_budgets, find_subnets
         from ..nas.training.supernets import load_supernet, picture_size
     from ..predictors.targets import device_target, parse_target
 
@@ -95,7 +95,7 @@ def search(
             limits = (
                 milliseconds_list(budgets)
                 if budgets
-                else _budgets(client, goal, canonical, trained.space.hyperspace, seed)
+                else begun_budgets(database, name) or _budgets(client, goal, canonical, trained.space.hyperspace, seed)
             )
             result = find_subnets(
                 database,

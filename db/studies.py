@@ -102,6 +102,11 @@ def get_study(session: Session, name: str) -> Study:
     return study
 
 
+def forget_study(session: Session, name: str) -> None:
+    """Remove the study `name`, if there is one and nothing rests on it."""
+    session.execute(delete(Study).where(Study.name == name))
+
+
 def begun_predictors(session: Session, name: str) -> dict[str, str]:
     """For each target the version, `TARGET@VERSION`, that a study's milliseconds come from; {} if there is none yet."""
     study = find_study(session, name)

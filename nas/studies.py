@@ -61,6 +61,12 @@ def load_study(url: str, name: str) -> Study:
             raise NotFound(f"There is no study named '{name}'.", "milliseek show lists the studies.") from None
 
 
+def delete_study(url: str, name: str) -> None:
+    """Remove an existing study and its trials."""
+    with storage_errors(_shown(url)):
+        optuna.delete_study(study_name=name, storage=_storage(url))
+
+
 def finished_trials(study: Study) -> list[FrozenTrial]:
     """Finished trials, oldest first."""
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))

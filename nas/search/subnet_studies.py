@@ -18,7 +18,7 @@ from ...predictors.lookups.lookup import LatencyLookup
 from ...predictors.targets import parse_target
 from ...spaces.space import Subnet
 from ..pictures.data import Pictures
-from ..studies import load_study
+from ..studies import delete_study, finished_trials, load_study
 from ..training.evaluation import calibration_batches, recalibrate, top1
 from ..training.supernet import Supernet
 from .objectives import TOP1, Constraint, Goal, Metric, met, parse_goal
@@ -149,6 +149,7 @@ def find_subnets(
     file_format: Format = "tflite" if parse_target(plan.target).runtime == "litert" else "onnx"
     costs = SubnetCosts(space, lookups, supernet.classes, file_format)
     reference = reference_values(plan.goal, costs, 1 / supernet.classes)
+    sampler = make_sampler(plan.algorithm, costs, plan.goal, plan.budgets_ms, plan.latency, seed)
     config = {**plan.config, "data": pictures.fingerprint}
     with database.session() as session:
         stored = queries.get_supernet(session, supernet_name)
@@ -167,16 +168,37 @@ def find_subnets(
     def accuracy(subnet: Subnet) -> float:
         return top1(supernet, subnet, recalibrate(supernet, subnet, calibration), pictures, "val")
 
-    search_subnets(
-        database.url,
-        study,
-        make_sampler(plan.algorithm, costs, plan.goal, plan.budgets_ms, plan.latency, seed),
-        accuracy,
-        evaluations=evaluations,
-        on_trial=lambda done: on_progress("searching subnets", done, evaluations),
-        stop=stop,
-    )
+    try:
+        search_subnets(
+            database.url,
+            study,
+            sampler,
+            accuracy,
+            evaluations=evaluations,
+            on_trial=lambda done: on_progress("searching subnets", done, evaluations),
+            stop=stop,
+        )
+    except InvalidInput:
+        _forget_if_empty(database, study)
+        raise
     return search_result(database, study)
+
+
+def begun_budgets(database: Database, study: str) -> tuple[float, ...]:
+    """The budgets, in ms, of a study of subnets; none where there is no such study yet."""
+    with database.session(read_only=True) as session:
+        row = queries.find_study(session, study)
+        config = row.config if row is not None and row.kind == "subnet" else {}
+    return tuple(config.get("budgets_ms", ()))
+
+
+def _forget_if_empty(database: Database, study: str) -> None:
+    """A plan that nothing meets keeps no name from a better one."""
+    if finished_trials(load_study(database.url, study)):
+        return
+    delete_study(database.url, study)
+    with database.session() as session:
+        queries.forget_study(session, study)
 
 
 def _check_begun(

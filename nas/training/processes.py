@@ -98,4 +98,4 @@ def preferred_precision(device: torch.device) -> str:
     """`bf16` or `fp16` on GPUs, whichever they have, and `fp32` on CPUs, where 16 bits are slower."""
     if device.type != "cuda":
         return "fp32"
-    return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+    return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"

@@ -7,6 +7,7 @@ then with LSQ+ fake quantisation at a tenth of the learning rate (SpaceEvo, sect
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from copy import deepcopy
@@ -173,6 +174,13 @@ class SupernetTraining:
             else:
                 totals = gradients
         self.processes.add_up([*totals, told])
+        top1, *losses = self.processes.agreed(told.tolist())
+        skipped = self.recipe.precision == "fp16" and not self.supernet.quantised  # by the scaler
+        if not skipped and not all(map(math.isfinite, losses)):  # before the weights, and the checkpoints, take it up
+            raise InvalidInput(
+                f"The training has diverged: after {self.steps} steps the loss is no number any more.",
+                "Train it under another name with a lower learning rate.",
+            )
         for parameter, total in zip(used, totals, strict=True):
             parameter.grad = total
         self._scaler.unscale_(self._optimiser)
@@ -181,7 +189,6 @@ class SupernetTraining:
         self._scaler.update()
         if self.supernet.quantised:
             self.supernet.quantisation.constrain()
-        top1, *losses = self.processes.agreed(told.tolist())
         self._sampler.observe(draw, losses)
         return losses[0], top1
 

@@ -17,7 +17,13 @@ from milliseek.nas.reports.subnet_picture import subnet_svg
 from milliseek.nas.search import subnet_studies
 from milliseek.nas.search.confirmation import confirm, confirmations, timing_model
 from milliseek.nas.search.objectives import TOP1, Metric, parse_goal
-from milliseek.nas.search.subnet_studies import SearchPlan, chosen_subnets, find_subnets, search_result
+from milliseek.nas.search.subnet_studies import (
+    SearchPlan,
+    begun_budgets,
+    chosen_subnets,
+    find_subnets,
+    search_result,
+)
 from milliseek.nas.studies import load_study, open_study
 from milliseek.nas.training.budget import Budget
 from milliseek.nas.training.supernets import load_supernet
@@ -111,6 +117,14 @@ def test_a_resumed_study_keeps_its_predictor(searched, usual, monkeypatch):
     searched("versions", usual, evaluations=2)
     searched("newer", usual, evaluations=1)
     assert asked == [f"{usual.target}@{version}" for version in (1, 1, 2)]
+
+
+def test_a_plan_that_nothing_meets_keeps_no_name(searched, usual, database):
+    with pytest.raises(InvalidInput, match="No subnet"):
+        searched("impossible", replace(usual, budgets_ms=(1e-6,)))
+    assert begun_budgets(database, "impossible") == ()
+    searched("impossible", usual, evaluations=1)
+    assert begun_budgets(database, "impossible") == usual.budgets_ms
 
 
 def test_another_plan_needs_another_name(result, searched, usual):

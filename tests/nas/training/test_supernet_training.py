@@ -64,6 +64,12 @@ def test_every_recipe_resumes_exactly(pictures: Pictures, name: str) -> None:
     assert all(torch.isfinite(p).all() for p in whole.averaged.parameters())
 
 
+def test_a_training_that_diverges_says_so_before_it_spoils_its_weights(pictures: Pictures) -> None:
+    training = SupernetTraining(SPACE, pictures, replace(SHORT, learning_rate=1e38, float_budget=Budget(steps=9)))
+    with pytest.raises(InvalidInput, match=r"diverged: after [1-8] steps"):
+        finished(training)
+
+
 def test_sixteen_bits_take_about_the_same_step(pictures: Pictures) -> None:
     updates, losses = [], []
     for precision in ("fp32", "bf16"):
