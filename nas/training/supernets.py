@@ -48,7 +48,7 @@ def train_supernet(
     """
     keep_freed_memory()
     processes = processes or Processes(torch.device("cpu"))
-    checkpoint = _begin(database, name, space, pictures, recipe) if processes.leads else None
+    last, checkpoint = _begin(database, name, space, pictures, recipe) if processes.leads else (None, None)
     checkpoint = processes.shared(checkpoint)
     if checkpoint is None:
         training = SupernetTraining(space, pictures, recipe, processes, only)
@@ -66,14 +66,16 @@ def train_supernet(
         now = time.monotonic()
         due = place != saved or now - saved_at >= max(CHECKPOINT_SECONDS, writing_s / CHECKPOINT_SHARE)
         if processes.leads and due:
-            _save(database, name, training)
+            last = _save(database, name, training, last)
             saved_at, saved = time.monotonic(), place
             writing_s = saved_at - now
     return training.averaged.to("cpu")
 
 
-def _begin(database: Database, name: str, space: Space, pictures: Pictures, recipe: Recipe) -> bytes | None:
-    """The last checkpoint; None where there is none yet."""
+def _begin(
+    database: Database, name: str, space: Space, pictures: Pictures, recipe: Recipe
+) -> tuple[str | None, bytes | None]:
+    """SHA-256 and content of the last checkpoint; None where there is none yet."""
     with database.session() as session:
         hyperspace = space_queries.get_or_create_hyperspace(
             session, space.hyperspace.name, definition(space.hyperspace)
@@ -92,8 +94,8 @@ def _begin(database: Database, name: str, space: Space, pictures: Pictures, reci
                 f"The supernet '{name}' is of the space {stored.space.encoding}, not {space.encoding}.",
                 "Give the new one another name.",
             )
-        checkpoint = stored.artefact_sha256
-    return None if checkpoint is None else database.artefacts.read(checkpoint)
+        last = stored.artefact_sha256
+        return last, None if last is None else database.artefacts.read(last)
 
 
 def picture_size(database: Database, name: str) -> int:
@@ -118,13 +120,23 @@ def load_supernet(database: Database, name: str, pictures: Pictures) -> Supernet
     return trained_supernet(database.artefacts.read(checkpoint), pictures)
 
 
-def _save(database: Database, name: str, training: SupernetTraining) -> None:
-    """The new checkpoint is complete before the old one goes."""
+def _save(database: Database, name: str, training: SupernetTraining, last: str | None) -> str:
+    """SHA-256 of the new checkpoint, which is complete before the `last` one goes.
+
+    Raises InvalidInput where that is not the last one any more: somebody else trains this supernet.
+    """
+    state = training.state()
     with database.session() as session:
-        sha256 = save_artefact(session, database.artefacts, training.state(), "checkpoint")
+        if queries.get_supernet(session, name).artefact_sha256 != last:
+            raise InvalidInput(
+                f"Another process has gone on with the supernet '{name}'.",
+                "Leave it to that one, or give another name.",
+            )
+        sha256 = save_artefact(session, database.artefacts, state, "checkpoint")
         replaced = queries.update_supernet(
             session, name, phase=training.phase, step=training.steps, artefact_sha256=sha256
         )
         forgotten = replaced is not None and replaced != sha256 and forget_artefact(session, replaced)
     if replaced is not None and forgotten:
         database.artefacts.discard(replaced)
+    return sha256

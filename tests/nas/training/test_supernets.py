@@ -91,6 +91,18 @@ def test_a_full_disk_leaves_the_previous_checkpoint_whole(
     assert same(train(tmp_path), uninterrupted)
 
 
+def test_a_second_training_of_the_same_name_ends_rather_than_undo_the_first(
+    tmp_path: Path, uninterrupted: Supernet
+) -> None:
+    def overtake(training: SupernetTraining, report: object) -> None:
+        if training.steps == 5 and report is not None:
+            assert same(train(tmp_path), uninterrupted)
+
+    with pytest.raises(InvalidInput, match="Another process has gone on with the supernet 'small'"):
+        train(tmp_path, overtake)
+    assert stored(tmp_path)[:2] == ("finished", 10)
+
+
 def test_a_supernet_is_resumed_only_as_it_was_begun(tmp_path: Path) -> None:
     class Stopped(Exception):
         pass
