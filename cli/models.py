@@ -88,7 +88,7 @@ def predict(
             kernel.config,
             str(kernel.count),
             milliseconds(kernel.latency_ms * kernel.count),
-            percent(kernel.latency_ms * kernel.count / prediction.latency_ms),
+            percent(kernel.latency_ms * kernel.count / prediction.latency_ms if prediction.latency_ms else 0.0),
         )
         for kernel in prediction.kernels[:SHOWN_KERNELS]
     ]

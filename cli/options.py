@@ -40,7 +40,7 @@ HyperspaceOption = Annotated[
     str,
     typer.Option("--hyperspace", help="tiny32, small32, onnxw, mobilew, or a YAML file that defines your own."),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="Seed of all random choices.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Seed of all random choices.")]
 Shapes = Annotated[
     list[str] | None,
     typer.Option("--shape", help="Shape of an input with open dimensions: input=1x3x224x224.", show_default=False),

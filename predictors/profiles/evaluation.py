@@ -11,6 +11,7 @@ from ...db.engine import Database
 from ...errors import MeasurementError
 from ..conversions import cache_folder
 from ..models.accuracy import accuracy, coverage
+from ..models.kernel_model import FLOOR_MS
 from ..networks.files import PreparedModel, prepare
 from ..targets import DeviceTarget, open_device
 from .measuring import Measurer
@@ -22,7 +23,7 @@ MORE_VISITS = 6
 
 @dataclass(frozen=True)
 class MeasuredModel:
-    """A file measured on a target: the lowest of its undisturbed visits.
+    """A file measured on a target: the lowest of its undisturbed visits, `FLOOR_MS` at least.
 
     `disturbed` is True where no visit was quiet: the lowest of all is then given, and is worth less.
     """
@@ -64,7 +65,7 @@ def measure_models(
             if round_ >= visits - 1 and all(good):
                 break
     return [
-        MeasuredModel(name, min(good[i] or seen[i]), len(seen[i]), not good[i], prepared[i].notes)
+        MeasuredModel(name, max(FLOOR_MS, min(good[i] or seen[i])), len(seen[i]), not good[i], prepared[i].notes)
         for i, (name, _) in enumerate(files)
     ]
 

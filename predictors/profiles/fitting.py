@@ -120,14 +120,18 @@ def _fit(fit: Fit, measured: Mapping[Kernel, float]) -> KernelModel:
 def _unseen_sums(
     fit: Fit, train: Mapping[Kernel, float], networks: Sequence[CalibrationNetwork], uses: Counter[Kernel]
 ) -> list[NetworkSum]:
-    """Each network predicted as one that was never seen: without the kernels that only it, or its fold, has."""
+    """Each network predicted as one that was never seen: without the kernels that only it, or its fold, has.
+
+    Others that have a kernel are those of the pool, and all of the networks, some of which may not be in the pool.
+    """
+    having = Counter(kernel for network in networks for kernel in set(network.kernels))
     folds: dict[int, list[int]] = defaultdict(list)
     for position, i in enumerate(sorted(range(len(networks)), key=lambda i: networks[i].family)):
         folds[position % FOLDS].append(i)
     found: dict[int, NetworkSum] = {}
     for members in folds.values():
         inside = Counter(kernel for i in members for kernel in set(networks[i].kernels))
-        own = {kernel for kernel, count in inside.items() if count >= uses[kernel]}
+        own = {kernel for kernel, count in inside.items() if count >= max(uses[kernel], having[kernel])}
         model = _fit(fit, {kernel: ms for kernel, ms in train.items() if kernel not in own})
         found |= {i: network_sum(model, networks[i].kernels) for i in members}
     return [found[i] for i in range(len(networks))]
