@@ -83,7 +83,10 @@ def joined(device: str = "auto") -> Iterator[Processes]:
 
 
 def choose_device(name: str, number: int = 0) -> torch.device:
-    """The device that `--device` names: `cpu`, `cuda` (the GPU with that number) or `auto`; raises InvalidInput."""
+    """The device that `--device` names: `cpu`, `cuda` (the GPU with that number) or `auto`; raises InvalidInput.
+
+    On a GPU float32 is float32 from then on: TF32 would round the codes of the quantised phase.
+    """
     available = torch.cuda.is_available()
     if name == "cpu" or (name == "auto" and not available):
         return torch.device("cpu")
@@ -91,6 +94,12 @@ def choose_device(name: str, number: int = 0) -> torch.device:
         raise InvalidInput(f"'{name}' is no device to train on.", "Use auto, cpu or cuda.")
     if not available:
         raise InvalidInput("PyTorch sees no GPU here.", "Use --device cpu, or install a build of PyTorch for your GPU.")
+    if number >= (gpus := torch.cuda.device_count()):
+        raise InvalidInput(
+            f"Process {number + 1} has no GPU of its own: there are {gpus}.",
+            f"Start {gpus} processes, or use --device cpu.",
+        )
+    torch.backends.cudnn.allow_tf32 = False
     return torch.device("cuda", number)
 
 

@@ -150,6 +150,16 @@ def test_without_torchrun_there_is_one_process() -> None:
         assert preferred_precision(processes.device) == "fp32"
 
 
+def test_every_process_needs_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert choose_device("auto", 1) == torch.device("cuda", 1)
+    assert not torch.backends.cudnn.allow_tf32
+    with pytest.raises(InvalidInput, match="Process 3 has no GPU of its own: there are 2"):
+        choose_device("cuda", 2)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there_is_named() -> None:
     assert choose_device("auto") == torch.device("cpu")
